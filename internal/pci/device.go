@@ -1,0 +1,73 @@
+package pci
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Class is a 24-bit PCI class code: base class, subclass, programming
+// interface. NVMe is 0x010802.
+type Class uint32
+
+// NVMe is the class of an NVM Express controller (PCI code and ID assignment
+// specification, 01h 08h 02h).
+const NVMe Class = 0x010802
+
+// String gives six hex digits with a prefix, such as 0x010802.
+func (c Class) String() string { return fmt.Sprintf("0x%06x", uint32(c)) }
+
+// ID is a 16-bit vendor or device ID.
+type ID uint16
+
+// String gives four hex digits with a prefix, such as 0x144d.
+func (id ID) String() string { return fmt.Sprintf("0x%04x", uint16(id)) }
+
+// NoGroup is the IOMMUGroup of a device that is in none.
+const NoGroup = -1
+
+// NoNode is the NUMANode of a device whose node the firmware does not tell.
+const NoNode = -1
+
+// Device is what sysfs said about a PCI function at one moment: a value to
+// decide on, never a handle to act on.
+type Device struct {
+	Address          Address
+	Vendor, DeviceID ID
+	SubVendor        ID // 0 on bridges
+	SubDevice        ID
+	Class            Class
+	Driver           string // the bound driver, "" for none
+	Override         string // driver_override, "" for none
+	IOMMUGroup       int    // group number, or NoGroup
+	NUMANode         int    // node number, or NoNode
+	Slot             string // name below /sys/bus/pci/slots, "" for none
+	Upstream         []Address
+	PhysFn           Address // the physical function, if VirtFn
+	VirtFn           bool    // it is an SR-IOV virtual function
+	DSN              uint64  // PCIe Device Serial Number, 0 for none or unreadable
+	VMD              bool    // it sits behind an Intel VMD controller
+	VFs              int     // virtual functions enabled on it
+}
+
+// IDs is the part of a Device that a driver's ID table looks at.
+type IDs struct {
+	Vendor, Device, SubVendor, SubDevice ID
+	Class                                Class
+}
+
+// IDs gives the part of d that a driver's ID table looks at.
+func (d Device) IDs() IDs {
+	return IDs{Vendor: d.Vendor, Device: d.DeviceID, SubVendor: d.SubVendor, SubDevice: d.SubDevice, Class: d.Class}
+}
+
+// ParseModalias reads the IDs from the modalias attribute of a PCI device, or
+// from the MODALIAS of its uevent: "pci:v0000144Dd0000A804sv...sd...bc01sc08i02"
+// (drivers/pci/pci-driver.c, pci_uevent).
+func ParseModalias(s string) (IDs, error) {
+	var v, d, sv, sd, bc, sc, i uint32
+	n, err := fmt.Sscanf(strings.TrimSpace(s), "pci:v%08Xd%08Xsv%08Xsd%08Xbc%02Xsc%02Xi%02X", &v, &d, &sv, &sd, &bc, &sc, &i)
+	if err != nil || n != 7 {
+		return IDs{}, fmt.Errorf("%q is not the modalias of a PCI device", s)
+	}
+	return IDs{Vendor: ID(v), Device: ID(d), SubVendor: ID(sv), SubDevice: ID(sd), Class: Class(bc<<16 | sc<<8 | i)}, nil
+}
