@@ -1,0 +1,141 @@
+package sysfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+
+	"vfio-hotplug/internal/pci"
+)
+
+// Write is one write that can hang for ever, such as an unbind of a device
+// that a program holds open.
+type Write struct {
+	Attribute string      // relative to the root, such as bus/pci/drivers/nvme/unbind
+	Value     string      // what to write
+	Device    pci.Address // written only while this address ...
+	Identity  uint64      // ... leads to this device
+	Hold      []*os.File  // kept open until the write has ended, whatever becomes of the caller
+}
+
+// Expendable carries out a Write where a hang hurts nobody. It returns when
+// the write has ended, with the write's error; or when ctx ends, with ctx's
+// error, while the write may still be under way.
+type Expendable func(ctx context.Context, w Write) error
+
+// WriteCommand is the name of the hidden command that carries out a Write in
+// a process of its own.
+const WriteCommand = "sysfs-write"
+
+// InProcess gives an Expendable that runs program with WriteCommand against
+// the sysfs at root. A process in an uninterruptible write cannot be killed;
+// it ends by itself when the kernel lets go.
+func InProcess(program, root string) Expendable {
+	return func(ctx context.Context, w Write) error {
+		cmd := exec.Command(program, WriteCommand, root, w.Attribute, w.Value, w.Device.String(), strconv.FormatUint(w.Identity, 10))
+		cmd.ExtraFiles = w.Hold
+		// A group of its own: a Ctrl-C for the caller is not for the write.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		if err := cmd.Start(); err != nil {
+			return fmt.Errorf("start %s: %w", program, err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		select {
+		case err := <-ended:
+			return writeError(w, err)
+		case <-ctx.Done():
+			return fmt.Errorf("write %s (process %d): %w", w.Attribute, cmd.Process.Pid, ctx.Err())
+		}
+	}
+}
+
+// RunWrite is what WriteCommand does: the write of the five arguments that
+// InProcess gives. The result is the exit code: 0 or an errno.
+func RunWrite(args []string) int {
+	if len(args) != 5 {
+		return int(syscall.EINVAL)
+	}
+	return errno(runWrite(args[0], args[1], args[2], args[3], args[4]))
+}
+
+func runWrite(rootPath, attribute, value, address, identity string) error {
+	a, err := pci.ParseAddress(address)
+	if err != nil {
+		return err
+	}
+	id, err := strconv.ParseUint(identity, 10, 64)
+	if err != nil {
+		return err
+	}
+	root, err := OpenRoot(rootPath)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return Direct(root)(context.Background(), Write{Attribute: attribute, Value: value, Device: a, Identity: id})
+}
+
+// Direct gives an Expendable that writes in the caller's own thread and does
+// not heed its context: for a process that is itself expendable.
+func Direct(root Dir) Expendable {
+	return func(_ context.Context, w Write) error {
+		d, err := New(root, nil).Open(w.Device)
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		if d.identity != w.Identity {
+			return ErrReplaced
+		}
+		return root.Write(w.Attribute, w.Value)
+	}
+}
+
+// Unbind takes the device from a driver and returns when the kernel has let
+// go of it, or when ctx ends. The files in hold stay open until the kernel has
+// let go, even if the caller dies before.
+func (d *Device) Unbind(ctx context.Context, driver string, hold ...*os.File) error {
+	return d.fs.expendable(ctx, Write{
+		Attribute: "bus/pci/drivers/" + driver + "/unbind",
+		Value:     d.address.String(),
+		Device:    d.address,
+		Identity:  d.identity,
+		Hold:      hold,
+	})
+}
+
+// replaced is the exit code for ErrReplaced: no errno has it.
+const replaced = 255
+
+func errno(err error) int {
+	var number syscall.Errno
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, ErrReplaced):
+		return replaced
+	case errors.As(err, &number) && number < replaced:
+		return int(number)
+	}
+	return int(syscall.EINVAL)
+}
+
+func writeError(w Write, err error) error {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return err
+	}
+	switch code := exit.ExitCode(); code {
+	case replaced:
+		return fmt.Errorf("%s: %w", w.Device, ErrReplaced)
+	case -1:
+		return fmt.Errorf("write %s: process ended by %s", w.Attribute, exit.String())
+	default:
+		return fmt.Errorf("write %s: %w", w.Attribute, syscall.Errno(code))
+	}
+}
