@@ -1,0 +1,79 @@
+// Vmsetup makes a machine ready to run guests: it installs QEMU and a few
+// small programs where they are missing, and fetches the kernels into the
+// user's cache. It is quick when all is there.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"vfio-hotplug/internal/vmtest/cache"
+	"vfio-hotplug/internal/vmtest/kernel"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Stdout); err != nil {
+		fmt.Fprintf(os.Stderr, "vmsetup: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, out io.Writer) error {
+	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
+		return fmt.Errorf("guests are x86-64 Linux machines; this is %s/%s", runtime.GOOS, runtime.GOARCH)
+	}
+	if err := installPrograms(ctx, out); err != nil {
+		return err
+	}
+	dir, err := cache.Dir()
+	if err != nil {
+		return err
+	}
+	if err := fetchBusybox(ctx, dir, out); err != nil {
+		return err
+	}
+	return fetchKernels(ctx, dir, out)
+}
+
+func fetchBusybox(ctx context.Context, dir string, out io.Writer) error {
+	path, err := kernel.FetchBusybox(ctx, dir, out)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "busybox: %s\n", path)
+	return nil
+}
+
+func fetchKernels(ctx context.Context, dir string, out io.Writer) error {
+	own, ok, err := kernel.Own(os.Getenv)
+	if err != nil {
+		return err
+	}
+	if ok {
+		fmt.Fprintf(out, "kernel %s: %s (VMLINUZ)\n", own, own.Image)
+		return nil
+	}
+	id, _, err := kernel.Distribution()
+	if err != nil {
+		return err
+	}
+	var missing []error
+	for _, spec := range kernel.Matrix(id) {
+		k, err := kernel.Fetch(ctx, dir, spec, out)
+		if err != nil {
+			missing = append(missing, err)
+			continue
+		}
+		fmt.Fprintf(out, "kernel %s: %s\n", k, k.Image)
+	}
+	return errors.Join(missing...)
+}
