@@ -71,3 +71,12 @@ func ParseModalias(s string) (IDs, error) {
 	}
 	return IDs{Vendor: ID(v), Device: ID(d), SubVendor: ID(sv), SubDevice: ID(sd), Class: Class(bc<<16 | sc<<8 | i)}, nil
 }
+
+// VFIOAlias is the alias that a vfio driver made for the device would match:
+// the modalias with the prefix vfio_pci (scripts/mod/file2alias.c,
+// do_pci_entry with PCI_ID_F_VFIO_DRIVER_OVERRIDE).
+func (ids IDs) VFIOAlias() string {
+	return fmt.Sprintf("vfio_pci:v%08Xd%08Xsv%08Xsd%08Xbc%02Xsc%02Xi%02X",
+		uint16(ids.Vendor), uint16(ids.Device), uint16(ids.SubVendor), uint16(ids.SubDevice),
+		uint8(ids.Class>>16), uint8(ids.Class>>8), uint8(ids.Class))
+}
