@@ -62,8 +62,12 @@ func checkKernelEvents(fd int) error {
 	if err != nil {
 		return err
 	}
-	if nl, ok := addr.(*unix.SockaddrNetlink); !ok || nl.Groups != kernelGroup {
-		return fmt.Errorf("it is not bound to group %d alone: %+v", kernelGroup, addr)
+	nl, ok := addr.(*unix.SockaddrNetlink)
+	if !ok {
+		return fmt.Errorf("its address %+v is not netlink", addr)
+	}
+	if nl.Groups != kernelGroup {
+		return fmt.Errorf("it is bound to groups %#x, not %#x", nl.Groups, kernelGroup)
 	}
 	return nil
 }
