@@ -1,0 +1,91 @@
+package policy
+
+import (
+	"fmt"
+
+	"vfio-hotplug/internal/pci"
+)
+
+// Verdict is what a policy says about a device, and what a rule says about the
+// devices that it matches.
+type Verdict uint8
+
+// The verdicts. No rule says None.
+const (
+	None  Verdict = iota // the policy does not name the device: leave it alone
+	Leave                // it is named, and must not be touched
+	Bind                 // it belongs to the driver that the rule names
+)
+
+// String gives the word that the policy file and the journal use.
+func (v Verdict) String() string {
+	switch v {
+	case None:
+		return "none"
+	case Leave:
+		return "leave"
+	case Bind:
+		return "bind"
+	}
+	return fmt.Sprintf("Verdict(%d)", uint8(v))
+}
+
+// Decision is the answer of a policy about one device.
+type Decision struct {
+	Verdict  Verdict
+	Rule     *Rule    // the rule that decided, nil for None; not to be changed
+	Driver   string   // the rule's driver, for Bind
+	Takeover Takeover // the rule's takeover, for Bind
+	Reason   string   // one line, never empty, the same for the same cause
+}
+
+// Decide says what is to be done with d. A rule that says leave wins wherever it
+// stands; among the others the first that matches wins; no rule: None. A bridge
+// is never bound, and a device behind Intel VMD only by a rule that asks for it.
+//
+// It answers for every d, and does not allocate.
+func (p *Policy) Decide(d *pci.Device) Decision {
+	var first, hidden *Rule
+	rules := p.list()
+	for i := range rules {
+		r := &rules[i]
+		if first != nil && r.Action != Leave {
+			continue
+		}
+		if r.match.miss(d) != matched {
+			continue
+		}
+		switch {
+		case r.Action == Leave:
+			return Decision{Verdict: Leave, Rule: r, Reason: r.reason.matches}
+		case r.hides(d):
+			if hidden == nil {
+				hidden = r
+			}
+		default:
+			first = r
+		}
+	}
+	switch {
+	case first == nil && hidden == nil:
+		return Decision{Verdict: None, Reason: "no rule matches"}
+	case first == nil:
+		return Decision{Verdict: None, Reason: hidden.reason.vmd}
+	case isBridge(d):
+		return Decision{Verdict: Leave, Rule: first, Reason: first.reason.bridge}
+	}
+	return Decision{
+		Verdict:  Bind,
+		Rule:     first,
+		Driver:   first.Driver,
+		Takeover: first.Takeover,
+		Reason:   first.reason.matches,
+	}
+}
+
+// hides reports whether r, which matches d, does not count because d sits behind
+// Intel VMD. A rule that leaves counts there too.
+func (r *Rule) hides(d *pci.Device) bool { return d.VMD && !r.VMD && r.Action != Leave }
+
+// isBridge reports whether d is of the base class of bridges, 0x06.
+func isBridge(d *pci.Device) bool { return d.Class>>16&0xff == 0x06 }

@@ -1,0 +1,68 @@
+// Package policy says which PCI devices belong to user space. It reads the
+// policy files into a Policy, and a Policy decides on a pci.Device: a pure
+// function of the two, without I/O and without a clock.
+//
+// The files are described in vfio-hotplug-policy(5).
+package policy
+
+import "slices"
+
+// Policy is a list of rules. It does not change once it is loaded, so that any
+// number of goroutines may ask it. The zero Policy, and a nil one, have no rule
+// and leave every device alone.
+type Policy struct {
+	rules []Rule
+	files []string
+	needs Facts
+}
+
+// Rules gives a copy of the rules, in the order in which they are asked.
+func (p *Policy) Rules() []Rule { return slices.Clone(p.list()) }
+
+// Files gives the names of the files that the policy was read from, in order.
+// It is empty where there was no policy file at all.
+func (p *Policy) Files() []string {
+	if p == nil {
+		return nil
+	}
+	return slices.Clone(p.files)
+}
+
+// Needs says which facts beyond IDs, class, address and VMD the rules look at.
+// Decide ignores the others, so a caller in a hurry need not read them.
+func (p *Policy) Needs() Facts {
+	if p == nil {
+		return 0
+	}
+	return p.needs
+}
+
+func (p *Policy) list() []Rule {
+	if p == nil {
+		return nil
+	}
+	return p.rules
+}
+
+func newPolicy(rules []Rule, files []string) *Policy {
+	p := &Policy{rules: rules, files: files}
+	for i := range rules {
+		p.needs |= rules[i].match.needs()
+	}
+	return p
+}
+
+// Facts is a set of what a rule may look at besides IDs, class and address.
+type Facts uint8
+
+// The facts that cost extra reads in sysfs.
+const (
+	Slot     Facts = 1 << iota // Device.Slot
+	Upstream                   // Device.Upstream
+	NUMA                       // Device.NUMANode
+	DSN                        // Device.DSN
+	PhysFn                     // Device.PhysFn and Device.VirtFn
+)
+
+// Has reports whether all of want are in f.
+func (f Facts) Has(want Facts) bool { return f&want == want }
