@@ -62,14 +62,60 @@ func (d Device) IDs() IDs {
 
 // ParseModalias reads the IDs from the modalias attribute of a PCI device, or
 // from the MODALIAS of its uevent: "pci:v0000144Dd0000A804sv...sd...bc01sc08i02"
-// (drivers/pci/pci-driver.c, pci_uevent).
+// (drivers/pci/pci-driver.c, pci_uevent). The newline at the end of the attribute
+// may be there or not. What it accepts, it reads without allocating.
 func ParseModalias(s string) (IDs, error) {
-	var v, d, sv, sd, bc, sc, i uint32
-	n, err := fmt.Sscanf(strings.TrimSpace(s), "pci:v%08Xd%08Xsv%08Xsd%08Xbc%02Xsc%02Xi%02X", &v, &d, &sv, &sd, &bc, &sc, &i)
-	if err != nil || n != 7 {
-		return IDs{}, fmt.Errorf("%q is not the modalias of a PCI device", s)
+	rest := strings.TrimSuffix(s, "\n")
+	names := [...]string{"pci:v", "d", "sv", "sd", "bc", "sc", "i"}
+	var values [len(names)]uint32
+	for i, name := range names {
+		digits := 8
+		if i >= 4 {
+			digits = 2 // the parts of the class
+		}
+		value, after, ok := cutHex(rest, name, digits)
+		if !ok || value > 0xffff {
+			return IDs{}, modaliasError(s)
+		}
+		values[i], rest = value, after
 	}
-	return IDs{Vendor: ID(v), Device: ID(d), SubVendor: ID(sv), SubDevice: ID(sd), Class: Class(bc<<16 | sc<<8 | i)}, nil
+	if rest != "" {
+		return IDs{}, modaliasError(s)
+	}
+	return IDs{
+		Vendor:    ID(values[0]),
+		Device:    ID(values[1]),
+		SubVendor: ID(values[2]),
+		SubDevice: ID(values[3]),
+		Class:     Class(values[4]<<16 | values[5]<<8 | values[6]),
+	}, nil
+}
+
+// cutHex cuts a name and the hex digits after it, at most eight, from the front
+// of s.
+func cutHex(s, name string, digits int) (value uint32, after string, ok bool) {
+	if !strings.HasPrefix(s, name) || len(s) < len(name)+digits {
+		return 0, "", false
+	}
+	s = s[len(name):]
+	for _, c := range []byte(s[:digits]) {
+		switch {
+		case c >= '0' && c <= '9':
+			c -= '0'
+		case c >= 'A' && c <= 'F':
+			c -= 'A' - 10
+		case c >= 'a' && c <= 'f':
+			c -= 'a' - 10
+		default:
+			return 0, "", false
+		}
+		value = value<<4 | uint32(c)
+	}
+	return value, s[digits:], true
+}
+
+func modaliasError(s string) error {
+	return fmt.Errorf("%q is not the modalias of a PCI device", s)
 }
 
 // VFIOAlias is the alias that a vfio driver made for the device would match:
