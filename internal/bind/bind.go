@@ -122,7 +122,7 @@ func Take(ctx context.Context, dev Device, driver string, before State, hold ...
 	}
 	fault := &Error{Step: step, Err: truth(dev, err)}
 	if underWay := ctx.Err() != nil; !underWay && !errors.Is(fault.Err, ErrGone) {
-		fault.Back = Restore(ctx, dev, driver, before)
+		fault.Back = Restore(ctx, dev, driver, before, hold...)
 	}
 	return fault
 }

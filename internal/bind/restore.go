@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 )
 
 // Restore puts a device back to the state before, as far as it is still ours
@@ -13,16 +14,16 @@ import (
 // any of its steps.
 //
 // Unbinding ours blocks while a program holds the device open; see
-// Device.Unbind for what ctx does.
-func Restore(ctx context.Context, dev Device, ours string, before State) error {
-	err := truth(dev, restore(ctx, dev, ours, before))
+// Device.Unbind for what ctx and hold do.
+func Restore(ctx context.Context, dev Device, ours string, before State, hold ...*os.File) error {
+	err := truth(dev, restore(ctx, dev, ours, before, hold))
 	if errors.Is(err, ErrGone) {
 		return nil
 	}
 	return err
 }
 
-func restore(ctx context.Context, dev Device, ours string, before State) error {
+func restore(ctx context.Context, dev Device, ours string, before State, hold []*os.File) error {
 	now, err := look(dev)
 	if err != nil {
 		return err
@@ -36,7 +37,7 @@ func restore(ctx context.Context, dev Device, ours string, before State) error {
 		if override, err = steer(dev, override, ours, before); err != nil {
 			return err
 		}
-		if err := dev.Unbind(ctx, ours); err != nil {
+		if err := dev.Unbind(ctx, ours, hold...); err != nil {
 			return fmt.Errorf("unbind %s: %w", ours, err)
 		}
 		now = ""

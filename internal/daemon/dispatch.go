@@ -1,0 +1,93 @@
+package daemon
+
+import (
+	"context"
+	"path"
+	"strings"
+
+	"github.com/pilebones/go-udev/netlink"
+
+	"vfio-hotplug/internal/pci"
+	"vfio-hotplug/internal/uevent"
+)
+
+// dispatch hands an event to the lane of its device. It does not wait.
+func (d *Daemon) dispatch(ctx context.Context, ev *uevent.Event) {
+	if ev.Env["SUBSYSTEM"] != "pci" {
+		d.dispatchChild(ev)
+		return
+	}
+	address, err := pci.ParseAddress(path.Base(ev.KObj))
+	if err != nil {
+		return
+	}
+	switch ev.Action {
+	case netlink.ADD:
+		// Events that user space asked for ("udevadm trigger") come with a
+		// SYNTH_UUID; they tell nothing new of a device that is at work.
+		if ev.Env["SYNTH_UUID"] != "" {
+			d.lane(address).ask(ctx, func(t *todo) { t.look = true })
+			return
+		}
+		at := ev.At
+		d.lane(address).added(ctx, func(t *todo) { t.added = at })
+	case netlink.REMOVE:
+		d.lane(address).ask(ctx, func(t *todo) { t.removed = true })
+	case netlink.BIND:
+		d.lane(address).heard(ev.Env["DRIVER"])
+	case netlink.UNBIND:
+		if l := d.known(address); l != nil {
+			l.poke()
+		}
+	}
+}
+
+// added begins a new life of the address: what was heard before was of another
+// device.
+func (l *lane) added(ctx context.Context, add func(*todo)) {
+	l.mu.Lock()
+	l.drivers, l.lost = nil, false
+	l.mu.Unlock()
+	l.ask(ctx, add)
+}
+
+// dispatchChild uses what other subsystems tell of a PCI device below which
+// they stand: a controller of nvme shows that nvme has the device, before the
+// bind itself is told; and whoever waits for namespaces is woken.
+func (d *Daemon) dispatchChild(ev *uevent.Event) {
+	address, ok := parent(ev.KObj)
+	if !ok {
+		return
+	}
+	l := d.known(address)
+	if l == nil {
+		return
+	}
+	if ev.Env["SUBSYSTEM"] == "nvme" && ev.Action == netlink.ADD {
+		l.heard("nvme")
+		return
+	}
+	l.poke()
+}
+
+// parent gives the innermost PCI function in a device's path.
+func parent(devpath string) (pci.Address, bool) {
+	for dir := path.Dir(devpath); strings.HasPrefix(dir, "/devices/"); dir = path.Dir(dir) {
+		if a, err := pci.ParseAddress(path.Base(dir)); err == nil {
+			return a, true
+		}
+	}
+	return pci.Address{}, false
+}
+
+// lost marks every device at work: whether another driver touched it can no
+// longer be known.
+func (d *Daemon) lost() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, l := range d.lanes {
+		l.mu.Lock()
+		l.lost = true
+		l.mu.Unlock()
+	}
+}

@@ -1,0 +1,220 @@
+package daemon
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"vfio-hotplug/internal/operate"
+	"vfio-hotplug/internal/pci"
+	"vfio-hotplug/internal/sysfs"
+)
+
+// lane is everything the daemon knows of one address: what is to be done, what
+// was heard, what became of it. Its work is done in order, by one goroutine
+// that exists only while there is some.
+type lane struct {
+	d       *Daemon
+	address pci.Address
+	wake    chan struct{} // something was heard since the last receive
+
+	mu      sync.Mutex
+	todo    todo
+	running bool
+	drivers []string // bound since the last add, in the order of the events
+	lost    bool     // events may be missing since the last add
+	last    operate.Result
+}
+
+// todo is the work that has been asked for and not begun. An event only says
+// where to look, so any number of equal events are one piece of work.
+type todo struct {
+	removed bool      // look whether the device has gone
+	added   time.Time // a device was plugged then; zero for none
+	look    bool      // look at the device as a scan does
+	hands   []hand    // commands, in their order
+	done    []func()  // called when all the above has been done
+}
+
+func (t *todo) empty() bool {
+	return !t.removed && t.added.IsZero() && !t.look && len(t.hands) == 0 && len(t.done) == 0
+}
+
+// hand is a command about one device.
+type hand struct {
+	run    func(context.Context, operate.Request) operate.Result
+	wish   operate.Hand
+	answer chan<- operate.Result // buffered
+}
+
+// lane gives the lane of an address.
+func (d *Daemon) lane(a pci.Address) *lane {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l := d.lanes[a]
+	if l == nil {
+		l = &lane{d: d, address: a, wake: make(chan struct{}, 1)}
+		d.lanes[a] = l
+	}
+	return l
+}
+
+// known gives the lane of an address if there is one.
+func (d *Daemon) known(a pci.Address) *lane {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.lanes[a]
+}
+
+// ask adds to what a lane has to do, and sees to it that it is done.
+func (l *lane) ask(ctx context.Context, add func(*todo)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	add(&l.todo)
+	l.poke()
+	if l.running || ctx.Err() != nil {
+		return
+	}
+	l.running = true
+	l.d.work.Go(func() { l.run(ctx) })
+}
+
+// poke wakes whoever waits for news of the device.
+func (l *lane) poke() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run does what there is to do, and ends when there is no more.
+func (l *lane) run(ctx context.Context) {
+	for {
+		l.mu.Lock()
+		now := l.todo
+		l.todo = todo{}
+		if now.empty() || ctx.Err() != nil {
+			l.running = false
+			l.mu.Unlock()
+			now.abandon()
+			return
+		}
+		l.mu.Unlock()
+		l.do(ctx, now)
+	}
+}
+
+func (l *lane) do(ctx context.Context, now todo) {
+	if now.removed {
+		l.clear()
+	}
+	switch {
+	case !now.added.IsZero():
+		l.visit(ctx, operate.Request{Arrival: operate.HotAdd, At: now.added}, l.d.Operator.Take)
+	case now.look:
+		l.visit(ctx, operate.Request{Arrival: operate.Found}, l.find)
+	}
+	for _, h := range now.hands {
+		h.answer <- l.visit(ctx, operate.Request{Arrival: operate.ByHand, Hand: h.wish}, h.run)
+	}
+	for _, done := range now.done {
+		done()
+	}
+}
+
+// abandon answers those who still wait when the daemon stops.
+func (t *todo) abandon() {
+	for _, h := range t.hands {
+		h.answer <- operate.Result{Reason: "the daemon is stopping", Remedy: "try again"}
+	}
+	for _, done := range t.done {
+		done()
+	}
+}
+
+// visit opens the device that is at the address now and lets run work on it.
+func (l *lane) visit(ctx context.Context, r operate.Request, run func(context.Context, operate.Request) operate.Result) operate.Result {
+	dev, err := l.d.FS.Open(l.address)
+	if err != nil {
+		result := operate.Result{Address: l.address, Outcome: operate.Gone, Group: pci.NoGroup, Reason: "no device is there"}
+		if !sysfs.Gone(err) {
+			result.Outcome, result.Reason = operate.Failed, err.Error()
+		}
+		l.keep(result, r.Arrival)
+		return result
+	}
+	defer dev.Close()
+	r.Device, r.Policy, r.Watch = dev, l.d.policy.Load(), l
+	r.Slow = func(step string, since time.Duration) { l.d.logStuck(l.address, step, since) }
+	result := run(ctx, r)
+	l.keep(result, r.Arrival)
+	return result
+}
+
+// find looks at a device that was there before its event: an operation on it
+// may have been cut short, and is finished first.
+func (l *lane) find(ctx context.Context, r operate.Request) operate.Result {
+	if result, resumed := l.d.Operator.Resume(ctx, r); resumed {
+		return result
+	}
+	return l.d.Operator.Take(ctx, r)
+}
+
+// clear ends what we knew of a device that has gone.
+func (l *lane) clear() {
+	result, ours := l.d.Operator.Unplugged(l.address)
+	if !ours {
+		return
+	}
+	l.keep(result, operate.HotAdd)
+}
+
+// keep remembers and reports a result. An interrupted operation has none.
+func (l *lane) keep(result operate.Result, arrival operate.Arrival) {
+	if result.Outcome == "" {
+		return
+	}
+	l.mu.Lock()
+	before := l.last
+	l.last = result
+	l.mu.Unlock()
+	l.d.logResult(before, result, arrival)
+}
+
+// Wake, Foreign and Saw are the lane's view of the kernel's events, for the
+// operation that runs in it.
+
+// Wake receives when something was heard of the device.
+func (l *lane) Wake() <-chan struct{} { return l.wake }
+
+// Foreign gives the first driver but wanted that was heard of since the device
+// was added. Where events were lost, nobody knows.
+func (l *lane) Foreign(wanted string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if i := slices.IndexFunc(l.drivers, func(driver string) bool { return driver != wanted }); i >= 0 {
+		return l.drivers[i]
+	}
+	if l.lost {
+		return "unknown (events were lost)"
+	}
+	return ""
+}
+
+// Saw reports whether the kernel has told that driver is bound.
+func (l *lane) Saw(driver string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lost || slices.Contains(l.drivers, driver)
+}
+
+// heard notes a driver that was bound.
+func (l *lane) heard(driver string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if driver != "" && !slices.Contains(l.drivers, driver) {
+		l.drivers = append(l.drivers, driver)
+	}
+	l.poke()
+}

@@ -1,0 +1,106 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"vfio-hotplug/internal/journal"
+	"vfio-hotplug/internal/operate"
+	"vfio-hotplug/internal/pci"
+)
+
+// said is how an outcome is told.
+type said struct {
+	level slog.Level
+	id    journal.MessageID
+	text  func(operate.Result) string
+}
+
+var outcomes = map[operate.Outcome]said{
+	operate.Direct: {slog.LevelInfo, journal.MessageDirect, func(r operate.Result) string {
+		return fmt.Sprintf("bound %s to %s", r.Address, r.Driver)
+	}},
+	operate.Taken: {slog.LevelInfo, journal.MessageTaken, func(r operate.Result) string {
+		return fmt.Sprintf("took %s from %s for %s", r.Address, r.From, r.Driver)
+	}},
+	operate.Already: {slog.LevelInfo, journal.MessageAlready, func(r operate.Result) string {
+		return fmt.Sprintf("%s is on %s already", r.Address, r.Driver)
+	}},
+	operate.Left: {slog.LevelInfo, journal.MessageLeft, func(r operate.Result) string {
+		return fmt.Sprintf("left %s alone: %s", r.Address, r.Reason)
+	}},
+	operate.Refused: {slog.LevelWarn, journal.MessageRefused, func(r operate.Result) string {
+		return fmt.Sprintf("refused to take %s: %s%s", r.Address, r.Reason, next(r.Remedy))
+	}},
+	operate.Failed: {slog.LevelError, journal.MessageFailed, func(r operate.Result) string {
+		return fmt.Sprintf("could not bind %s: %s%s", r.Address, r.Reason, next(r.Remedy))
+	}},
+	operate.Gone: {slog.LevelInfo, journal.MessageGone, func(r operate.Result) string {
+		return fmt.Sprintf("%s is gone: %s", r.Address, r.Reason)
+	}},
+	operate.Released: {slog.LevelInfo, journal.MessageReleased, func(r operate.Result) string {
+		return fmt.Sprintf("gave %s back: %s", r.Address, r.Reason)
+	}},
+}
+
+func next(remedy string) string {
+	if remedy == "" {
+		return ""
+	}
+	return "; next: " + remedy
+}
+
+// logResult tells what became of a device. A scan that finds what was told
+// before says it at debug level only, and so is the ordinary case of a device
+// that no rule names.
+func (d *Daemon) logResult(before, now operate.Result, arrival operate.Arrival) {
+	how, ok := outcomes[now.Outcome]
+	if !ok {
+		how = said{slog.LevelError, journal.MessageFailed, func(r operate.Result) string { return fmt.Sprintf("%s: %s", r.Address, r.Reason) }}
+	}
+	level := how.level
+	if arrival == operate.Found && (now.Outcome == before.Outcome && now.Reason == before.Reason || now.Outcome == operate.Left && now.Rule == "") {
+		level = slog.LevelDebug
+	}
+	d.Log.LogAttrs(context.Background(), level, how.text(now), append(attrs(now), how.id.Attr())...)
+}
+
+// attrs gives the fields of a result; those that say nothing are left out.
+func attrs(r operate.Result) []slog.Attr {
+	all := []slog.Attr{
+		slog.String("pci_address", r.Address.String()),
+		slog.String("outcome", string(r.Outcome)),
+		slog.String("driver", r.Driver),
+		slog.String("from", r.From),
+		slog.String("rule", r.Rule),
+		slog.String("slot", r.Slot),
+		slog.String("node", r.Node),
+		slog.String("reason", r.Reason),
+		slog.String("remedy", r.Remedy),
+	}
+	if r.Group != pci.NoGroup {
+		all = append(all, slog.Int("iommu_group", r.Group))
+	}
+	if r.Latency > 0 {
+		all = append(all, slog.Duration("latency", r.Latency))
+	}
+	kept := all[:0]
+	for _, a := range all {
+		if a.Value.Kind() != slog.KindString || a.Value.String() != "" {
+			kept = append(kept, a)
+		}
+	}
+	return kept
+}
+
+// logStuck tells that the kernel has not come back from a step on a device.
+func (d *Daemon) logStuck(a pci.Address, step string, since time.Duration) {
+	d.Log.Error(fmt.Sprintf("%s is stuck: %s has not ended for %v; other devices go on, and so does this one if the kernel comes back", a, step, since.Round(time.Second)),
+		slog.String("pci_address", a.String()),
+		slog.String("outcome", string(operate.Stuck)),
+		slog.String("reason", step),
+		slog.Duration("since", since),
+		journal.MessageStuck.Attr())
+}

@@ -1,0 +1,244 @@
+package operate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"vfio-hotplug/internal/bind"
+	"vfio-hotplug/internal/iommu"
+	"vfio-hotplug/internal/kmod"
+	"vfio-hotplug/internal/ledger"
+	"vfio-hotplug/internal/pci"
+	"vfio-hotplug/policy"
+)
+
+// Check is the answer of one check about one device.
+type Check struct {
+	Name   string `json:"name"`
+	Veto   bool   `json:"veto"`             // the device must not be taken
+	Text   string `json:"text"`             // what was found
+	Remedy string `json:"remedy,omitempty"` // what would lift the veto
+}
+
+func pass(name, format string, a ...any) Check {
+	return Check{Name: name, Text: fmt.Sprintf(format, a...)}
+}
+
+func veto(name, remedy, format string, a ...any) Check {
+	return Check{Name: name, Veto: true, Text: fmt.Sprintf(format, a...), Remedy: remedy}
+}
+
+// judge is one device before the policy and the checks. It changes nothing
+// but that it may load the driver's module.
+type judge struct {
+	*Operator
+	Request
+	facts    pci.Device
+	decision policy.Decision
+	driver   string // the driver it is to have, "auto" resolved
+}
+
+// decide reads the device and asks the policy; a hand may add to the answer.
+func (j *judge) decide(want pci.Facts) error {
+	var err error
+	if j.facts, err = j.Device.Read(want | pci.FactGroup); err != nil {
+		return err
+	}
+	j.decision = j.Policy.Decide(&j.facts)
+	if j.Arrival == ByHand {
+		j.obey()
+	}
+	if j.decision.Verdict != policy.Bind {
+		return nil
+	}
+	j.driver, err = j.resolve(j.decision.Driver)
+	return err
+}
+
+// obey lets a hand take what no rule names, and choose driver and takeover. A
+// rule that says leave stands above it.
+func (j *judge) obey() {
+	d := &j.decision
+	if d.Verdict == policy.None && j.facts.Class>>16 != 0x06 {
+		d.Verdict, d.Driver, d.Takeover = policy.Bind, policy.VFIO, policy.Blank
+		d.Reason = "asked for by hand"
+	}
+	if j.Hand.Driver != "" {
+		d.Driver = j.Hand.Driver
+	}
+	if j.Hand.Takeover != nil {
+		d.Takeover = *j.Hand.Takeover
+	}
+}
+
+// resolve turns "auto" into the name of a driver.
+func (j *judge) resolve(driver string) (string, error) {
+	if driver != policy.Auto {
+		return driver, nil
+	}
+	aliases, err := j.Aliases()
+	if err != nil {
+		return "", fmt.Errorf("find the vfio driver for %s: %w", j.facts.Address, err)
+	}
+	defer aliases.Close()
+	module, err := kmod.Variant(aliases, j.facts.IDs())
+	if err != nil || module == kmod.GenericVFIO {
+		return policy.VFIO, err
+	}
+	return j.driverOf(module)
+}
+
+// driverOf gives the name of the PCI driver in a module, which is loaded for
+// it: the name is known only then.
+func (j *judge) driverOf(module string) (string, error) {
+	read := func() string {
+		names, _ := j.FS.Root().List("module/" + module + "/drivers")
+		for _, name := range names {
+			if driver, ok := strings.CutPrefix(name, "pci:"); ok {
+				return driver
+			}
+		}
+		return ""
+	}
+	if driver := read(); driver != "" {
+		return driver, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), j.Limit.Load)
+	defer cancel()
+	if err := j.Load(ctx, module); err != nil {
+		return "", err
+	}
+	if driver := read(); driver != "" {
+		return driver, nil
+	}
+	return "", fmt.Errorf("module %s brought no PCI driver: name the driver in the rule instead of \"auto\"", module)
+}
+
+// checkReleased: what a hand gave back stays back until it is plugged again.
+func (j *judge) checkReleased() Check {
+	const name = "released by hand"
+	released, err := j.Ledger.Released(j.facts.Address, j.Device.Identity())
+	switch {
+	case err != nil:
+		return veto(name, "remove the file that it names", "%v", err)
+	case released:
+		return veto(name, "vfio-hotplug bind "+j.facts.Address.String(), "it was released by hand and stays so until it is plugged again")
+	}
+	return pass(name, "no")
+}
+
+// checkOverride: an override that is neither ours nor what we want is
+// somebody's decision.
+func (j *judge) checkOverride(override string) Check {
+	const name = "driver_override"
+	switch override {
+	case "":
+		return pass(name, "not set")
+	case j.driver:
+		return pass(name, "%s", override)
+	}
+	if j.Arrival == ByHand {
+		return pass(name, "%s, replaced by hand", override)
+	}
+	return veto(name, "driverctl unset-override, or vfio-hotplug bind "+j.facts.Address.String(),
+		"it is %s, which somebody else has set", override)
+}
+
+// checkGroup: vfio needs an IOMMU group of which no other member does DMA for
+// the kernel.
+func (j *judge) checkGroup() Check {
+	const name = "IOMMU group"
+	if !isVFIO(j.driver) {
+		return pass(name, "not needed by %s", j.driver)
+	}
+	root := j.FS.Root()
+	if j.facts.IOMMUGroup == pci.NoGroup {
+		if iommu.NoIOMMUMode(root) {
+			return pass(name, "none: vfio's unsafe no-IOMMU mode is on")
+		}
+		return veto(name, iommu.Remedy, "the device is in none, so vfio cannot protect memory from it")
+	}
+	group, err := iommu.Read(root, j.facts.IOMMUGroup)
+	if err != nil {
+		return veto(name, "", "read group %d: %v", j.facts.IOMMUGroup, err)
+	}
+	if obstacles := group.Obstacles(j.facts.Address); len(obstacles) > 0 {
+		return veto(name, "give the whole group to vfio, or move the drive to a slot with a group of its own",
+			"group %d would not be viable: %s", group.Number, obstacleList(obstacles))
+	}
+	return pass(name, "%d is viable", group.Number)
+}
+
+func obstacleList(members []iommu.Member) string {
+	words := make([]string, len(members))
+	for i, m := range members {
+		words[i] = fmt.Sprintf("%s is on %s", m.Address, m.Driver)
+	}
+	return strings.Join(words, ", ")
+}
+
+// checkDriver: an override that names no registered driver would leave the
+// device with none. The kernel loads nothing for us.
+func (j *judge) checkDriver(ctx context.Context, load bool) Check {
+	const name = "driver"
+	there, err := j.FS.HasDriver(j.driver)
+	if err == nil && !there && load {
+		ctx, cancel := context.WithTimeout(ctx, j.Limit.Load)
+		defer cancel()
+		if err = j.Load(ctx, j.driver); err == nil {
+			there, err = j.FS.HasDriver(j.driver)
+		}
+	}
+	switch {
+	case err != nil:
+		return veto(name, "modprobe "+j.driver, "%s cannot be loaded: %v", j.driver, err)
+	case !there && load:
+		return veto(name, "modprobe "+j.driver, "module %s was loaded, but registered no such driver", j.driver)
+	case !there:
+		return pass(name, "%s is not loaded; it would be", j.driver)
+	}
+	return pass(name, "%s is loaded", j.driver)
+}
+
+// checkTakeover: may this rule take a device from another driver at all?
+func (j *judge) checkTakeover(from string) Check {
+	const name = "takeover"
+	if j.decision.Takeover == policy.Never {
+		return veto(name, "say takeover = \"blank\" or \"idle\" in the rule, or plug the drive again",
+			"%s has the drive, and the rule says takeover = \"never\"", from)
+	}
+	return pass(name, "%s", j.decision.Takeover)
+}
+
+// before is the state to put back: what the ledger says when an earlier
+// operation on this very device was cut short, else what is there now.
+func (j *judge) before(driver, override string) (bind.State, error) {
+	now := bind.State{Driver: driver, Override: override, New: j.Arrival == HotAdd && driver == ""}
+	entry, err := j.entry()
+	if err != nil || entry == nil {
+		return now, err
+	}
+	return bind.State(entry.Before), nil
+}
+
+// entry is the ledger's entry for this very device, nil for none. One that
+// cannot be believed is a reason to keep the hands off.
+func (j *judge) entry() (*ledger.Entry, error) {
+	entry, found, err := j.Ledger.Get(j.Device.Address())
+	var fault *ledger.FileError
+	if errors.As(err, &fault) || err != nil {
+		return nil, err
+	}
+	if !found || entry.Identity != j.Device.Identity() {
+		return nil, nil
+	}
+	return &entry, nil
+}
+
+// isVFIO reports whether a driver is vfio-pci or a variant of it.
+func isVFIO(driver string) bool {
+	return path.Base(strings.ReplaceAll(driver, "_", "-")) == policy.VFIO || strings.HasSuffix(strings.ReplaceAll(driver, "_", "-"), "-"+policy.VFIO)
+}

@@ -1,0 +1,130 @@
+// Package operate carries one device all the way: judged by the policy and the
+// checks, locked, recorded, bound and verified, or left as it was found. The
+// daemon, bind, release and explain go through it; there is no second path.
+//
+// Its calls read and write sysfs and may block for as long as the kernel does:
+// each device gets a goroutine of its own from the caller.
+package operate
+
+import (
+	"context"
+	"io"
+	"os"
+	"time"
+
+	"vfio-hotplug/internal/inuse"
+	"vfio-hotplug/internal/ledger"
+	"vfio-hotplug/internal/pci"
+	"vfio-hotplug/internal/sysfs"
+	"vfio-hotplug/policy"
+)
+
+// Operator has what an operation needs. Its methods may be called from many
+// goroutines at once, for one device one after the other.
+type Operator struct {
+	FS     sysfs.FS
+	Ledger *ledger.Ledger
+	Uses   Uses
+	// Load loads a kernel module.
+	Load func(ctx context.Context, module string) error
+	// Aliases opens the running kernel's modules.alias.
+	Aliases func() (io.ReadCloser, error)
+	// Dev is where the device nodes are, /dev.
+	Dev string
+	// Proc is where procfs is, /proc.
+	Proc  string
+	Limit Limits
+}
+
+// Uses finds out who uses a device.
+type Uses interface {
+	// Look gives what stands in the way of taking the device. With blank it also
+	// looks for signatures on it. What it holds open stays so until the Hold is
+	// closed; a nil Hold is an empty one.
+	Look(ctx context.Context, dev *sysfs.Device, facts pci.Device, how inuse.How) (inuse.Report, *inuse.Hold, error)
+}
+
+// Limits are the times after which waiting for the kernel ends.
+type Limits struct {
+	// Attach is how long a new device may take until it can be bound: the
+	// kernel's own set-up of a whole bus is in it.
+	Attach time.Duration
+	// Settle is how long another driver may take to bring up its device, so
+	// that its contents can be checked.
+	Settle time.Duration
+	// Slow is when a step that has not come back is reported.
+	Slow time.Duration
+	// Load is how long a module may take to load.
+	Load time.Duration
+}
+
+// DefaultLimits are generous: each is far beyond what a healthy machine needs.
+// nvme gives a controller up to two minutes to become ready.
+func DefaultLimits() Limits {
+	return Limits{Attach: 30 * time.Second, Settle: 150 * time.Second, Slow: 10 * time.Second, Load: 30 * time.Second}
+}
+
+// Arrival says how a device came before us.
+type Arrival uint8
+
+// The arrivals.
+const (
+	Found   Arrival = iota // by a scan
+	HotAdd                 // by an add event of the kernel
+	ByHand                 // by a command
+)
+
+// Request asks for a device to be judged and, if all is well, taken.
+type Request struct {
+	Device  *sysfs.Device
+	Policy  *policy.Policy
+	Arrival Arrival
+	// At is when the kernel's event arrived, for HotAdd.
+	At time.Time
+	// Watch tells what the kernel says of the device meanwhile.
+	Watch Watch
+	// Slow is called when a step takes longer than Limits.Slow.
+	Slow func(step string, since time.Duration)
+	// Hand is what a person asked for, for ByHand.
+	Hand Hand
+}
+
+// Hand is what a person may ask for beyond the policy.
+type Hand struct {
+	Driver   string           // "" for the rule's, or vfio-pci
+	Takeover *policy.Takeover // nil for the rule's
+}
+
+// Watch follows the kernel's events about one device.
+type Watch interface {
+	// Wake receives when something has happened to the device since the last
+	// receive.
+	Wake() <-chan struct{}
+	// Foreign gives the first driver other than wanted that was seen on the
+	// device since it was added, "" for none.
+	Foreign(wanted string) string
+	// Saw reports whether an event told that driver is bound.
+	Saw(driver string) bool
+}
+
+// blind is the Watch of a caller that receives no events: it only has the
+// clock.
+type blind struct{}
+
+func (blind) Wake() <-chan struct{}  { return nil }
+func (blind) Foreign(string) string  { return "" }
+func (blind) Saw(string) bool        { return true }
+
+func (r *Request) watch() Watch {
+	if r.Watch == nil {
+		return blind{}
+	}
+	return r.Watch
+}
+
+// exists reports whether a node is there, without opening it: an open vfio
+// group is busy for everybody else.
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}

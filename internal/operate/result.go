@@ -1,0 +1,43 @@
+package operate
+
+import (
+	"time"
+
+	"vfio-hotplug/internal/pci"
+)
+
+// Outcome is the one word for what became of a device.
+type Outcome string
+
+// The outcomes.
+const (
+	Direct   Outcome = "direct"   // bound, and no other driver ever touched it
+	Taken    Outcome = "taken"    // bound, after another driver had it first
+	Already  Outcome = "already"  // it was bound to the right driver before we came
+	Left     Outcome = "left"     // the policy, or a hand, says to leave it alone
+	Refused  Outcome = "refused"  // the policy names it, but it is not safe; as it was found
+	Failed   Outcome = "failed"   // the kernel did not do it; as it was found, or the reason says what is left
+	Gone     Outcome = "gone"     // it was unplugged on the way
+	Released Outcome = "released" // given back to what it had before
+	// Stuck says that the kernel has not come back from a step. The operation
+	// goes on, and another outcome follows if the kernel ever does.
+	Stuck Outcome = "stuck"
+)
+
+// Bound reports whether the device is with the wanted driver now.
+func (o Outcome) Bound() bool { return o == Direct || o == Taken || o == Already }
+
+// Result tells what became of one device, and why.
+type Result struct {
+	Address pci.Address   `json:"address"`
+	Outcome Outcome       `json:"outcome"`
+	Driver  string        `json:"driver,omitempty"`   // the driver it has now, "" for none
+	From    string        `json:"from,omitempty"`     // the driver that had it, for Taken
+	Rule    string        `json:"rule,omitempty"`     // the rule that named it
+	Reason  string        `json:"reason"`             // one line
+	Remedy  string        `json:"remedy,omitempty"`   // what to do next, if anything
+	Slot    string        `json:"slot,omitempty"`     // the slot it sits in
+	Group   int           `json:"iommu_group"`        // its IOMMU group, or pci.NoGroup
+	Node    string        `json:"node,omitempty"`     // the node that a program opens
+	Latency time.Duration `json:"latency_ns,omitempty"` // from the kernel's event to the usable node, for a hot-add
+}

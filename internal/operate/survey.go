@@ -1,0 +1,72 @@
+package operate
+
+import (
+	"errors"
+
+	"vfio-hotplug/internal/ledger"
+	"vfio-hotplug/internal/pci"
+	"vfio-hotplug/internal/sysfs"
+	"vfio-hotplug/policy"
+)
+
+// Line is one device in a survey.
+type Line struct {
+	pci.Device
+	Decision policy.Decision
+	// Entry is what we did to it, nil for nothing.
+	Entry *ledger.Entry
+	// Released says that a hand gave it back.
+	Released bool
+	// Node is the node of a user-space driver, "" for none.
+	Node string
+}
+
+// Named reports whether the policy names the device or we have changed it.
+func (l Line) Named() bool {
+	return l.Decision.Rule != nil || l.Entry != nil || l.Released
+}
+
+// Survey reads every PCI function and what the policy says of it. It changes
+// nothing and takes no lock of the kernel's, so it does not hang on a device
+// that does; driver_override is therefore not read. The error joins what could
+// not be read; the lines are good all the same.
+func (o *Operator) Survey(p *policy.Policy) ([]Line, error) {
+	addresses, err := o.FS.Devices()
+	if err != nil {
+		return nil, err
+	}
+	lines := make([]Line, 0, len(addresses))
+	var faults []error
+	for _, a := range addresses {
+		line, err := o.survey(a, p)
+		if sysfs.Gone(err) || errors.Is(err, sysfs.ErrReplaced) {
+			continue
+		}
+		lines = append(lines, line)
+		faults = append(faults, err)
+	}
+	return lines, errors.Join(faults...)
+}
+
+func (o *Operator) survey(a pci.Address, p *policy.Policy) (Line, error) {
+	dev, err := o.FS.Open(a)
+	if err != nil {
+		return Line{}, err
+	}
+	defer dev.Close()
+	j := judge{Operator: o, Request: Request{Device: dev, Policy: p}}
+	line := Line{}
+	line.Device, err = dev.Read(surveyed | p.Needs())
+	if err != nil {
+		return line, err
+	}
+	line.Decision = p.Decide(&line.Device)
+	line.Node = o.node(dev, line.Device)
+	if line.Entry, err = j.entry(); err != nil {
+		return line, err
+	}
+	line.Released, err = o.Ledger.Released(a, dev.Identity())
+	return line, err
+}
+
+const surveyed = pci.FactGroup | pci.FactSlot | pci.FactNUMA
