@@ -1,0 +1,213 @@
+package sysfstest
+
+import (
+	"fmt"
+	"strconv"
+	"syscall"
+
+	"vfio-hotplug/internal/pci"
+)
+
+// group is an IOMMU group.
+type group struct {
+	number  int
+	dir     *node
+	devices []*device
+	vfio    int     // its devices that are bound to vfio-pci
+	holder  *Holder // who has the group node open
+	unnode  func()  // takes the group node away
+}
+
+// joinGroup puts a new device into the group of its bay.
+func (k *Kernel) joinGroup(d *device) {
+	n := d.bay.Group
+	switch {
+	case k.options.NoIOMMU || n == pci.NoGroup:
+		return
+	case n == 0:
+		n = k.freeGroup()
+	}
+	g := k.groups[n]
+	if g == nil {
+		g = &group{number: n, dir: k.root.mkdir("kernel/iommu_groups/" + strconv.Itoa(n))}
+		g.dir.mkdir("devices")
+		g.dir.file("type", text("DMA-FQ\n"))
+		k.groups[n] = g
+	}
+	g.devices = append(g.devices, d)
+	g.dir.children["devices"].link(d.address.String(), d.dir)
+	d.group = g
+	d.dir.link("iommu_group", g.dir)
+}
+
+// freeGroup gives the lowest number that no group has and no bay asks for.
+func (k *Kernel) freeGroup() int {
+	taken := map[int]bool{}
+	for _, b := range k.bays {
+		taken[b.Group] = true
+	}
+	n := 1
+	for taken[n] || k.groups[n] != nil {
+		n++
+	}
+	return n
+}
+
+func (k *Kernel) leaveGroup(d *device) {
+	g := d.group
+	if g == nil {
+		return
+	}
+	d.dir.remove("iommu_group")
+	g.dir.children["devices"].remove(d.address.String())
+	for i, other := range g.devices {
+		if other == d {
+			g.devices = append(g.devices[:i], g.devices[i+1:]...)
+			break
+		}
+	}
+	if len(g.devices) == 0 {
+		k.root.mkdir("kernel/iommu_groups").remove(strconv.Itoa(g.number))
+		delete(k.groups, g.number)
+	}
+}
+
+// viable: no device of the group is bound to a driver that does DMA by itself.
+func (g *group) viable() bool {
+	for _, d := range g.devices {
+		if d.driver != nil && d.driver.DMA {
+			return false
+		}
+	}
+	return true
+}
+
+// refuseVFIO is what the probe of vfio-pci refuses.
+func refuseVFIO(d *device) error {
+	switch {
+	case d.drive.IDs.Class>>16 == 0x06:
+		return syscall.EINVAL
+	case d.group == nil:
+		return syscall.EINVAL
+	case len(d.vfs) > 0:
+		return syscall.EBUSY
+	}
+	return nil
+}
+
+// makeVFIO makes the group node, if the device is the first of its group, and
+// the vfio device.
+func makeVFIO(d *device) {
+	k, g := d.k, d.group
+	if g.vfio++; g.vfio == 1 {
+		number := strconv.Itoa(g.number)
+		_, g.unnode = k.child(k.root.mkdir("devices/virtual/vfio"), number, "vfio", devnode("vfio/"+number, 243, g.number))
+	}
+	d.undo = append(d.undo, func() {
+		if g.vfio--; g.vfio == 0 {
+			g.unnode()
+		}
+	})
+	n := k.number("vfio-dev", 0)
+	name := fmt.Sprintf("vfio%d", n)
+	var env map[string]string
+	if k.options.IOMMUFD {
+		env = devnode("vfio/devices/"+name, 511, n)
+	}
+	dev, remove := k.child(d.dir.mkdir("vfio-dev"), name, "vfio-dev", env)
+	if k.options.IOMMUFD {
+		dev.file("dev", text(fmt.Sprintf("511:%d\n", n)))
+	}
+	dev.link("device", d.dir)
+	d.undo = append(d.undo, func() {
+		remove()
+		d.dir.remove("vfio-dev")
+		k.freeNumber("vfio-dev", n)
+	})
+}
+
+// devnode is what an event says about a character or block device.
+func devnode(name string, major, minor int) map[string]string {
+	return map[string]string{"DEVNAME": name, "MAJOR": strconv.Itoa(major), "MINOR": strconv.Itoa(minor)}
+}
+
+// Holder is a program that uses a device through vfio.
+type Holder struct {
+	k      *Kernel
+	device *device
+	done   chan struct{}
+}
+
+// Hold opens the vfio group of the device at an address, and the device. It
+// answers ENOENT where there is no node, EBUSY where another Holder has the
+// group, and EPERM where the group is not viable.
+//
+// Until Release, an unbind of the device and its unplugging block.
+func (k *Kernel) Hold(a pci.Address) (*Holder, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	d := k.at(a)
+	switch {
+	case d == nil || d.driver == nil || d.driver.Name != "vfio-pci" || d.dir.children["driver"] == nil:
+		return nil, syscall.ENOENT
+	case d.group.holder != nil:
+		return nil, syscall.EBUSY
+	case !d.group.viable():
+		return nil, syscall.EPERM
+	}
+	h := &Holder{k: k, device: d, done: make(chan struct{})}
+	d.holder, d.group.holder = h, h
+	return h, nil
+}
+
+// Release lets go of the device. Call it once.
+func (h *Holder) Release() {
+	h.k.mu.Lock()
+	defer h.k.mu.Unlock()
+	h.device.holder, h.device.group.holder = nil, nil
+	close(h.done)
+}
+
+// awaitHolder waits until nobody holds a device that is being unbound.
+func (k *Kernel) awaitHolder(d *device) {
+	k.mu.Lock()
+	h := d.holder
+	k.mu.Unlock()
+	if h != nil {
+		<-h.done
+	}
+}
+
+// refuseUIO: uio_pci_generic needs an interrupt line.
+func refuseUIO(d *device) error {
+	if d.drive.NoINTx || bridge(d.drive.IDs) {
+		return syscall.ENODEV
+	}
+	return nil
+}
+
+func makeUIO(d *device) {
+	n := d.k.number("uio", 0)
+	name := fmt.Sprintf("uio%d", n)
+	uio, remove := d.k.child(d.dir.mkdir("uio"), name, "uio", devnode(name, 242, n))
+	uio.file("name", text("uio_pci_generic\n"))
+	uio.file("dev", text(fmt.Sprintf("242:%d\n", n)))
+	uio.link("device", d.dir)
+	d.undo = append(d.undo, func() {
+		remove()
+		d.dir.remove("uio")
+		d.k.freeNumber("uio", n)
+	})
+}
+
+func makeNet(d *device) {
+	n := d.k.number("eth", 0)
+	name := fmt.Sprintf("eth%d", n)
+	net, remove := d.k.child(d.dir.mkdir("net"), name, "net", map[string]string{"INTERFACE": name})
+	net.link("device", d.dir)
+	d.undo = append(d.undo, func() {
+		remove()
+		d.dir.remove("net")
+		d.k.freeNumber("eth", n)
+	})
+}
