@@ -25,7 +25,7 @@ func TestOnlyTheKernelIsBelieved(t *testing.T) {
 		"another user":           {kernel, unix.UnixCredentials(&unix.Ucred{Uid: 1000}), false},
 		"root's group, not root": {kernel, unix.UnixCredentials(&unix.Ucred{Pid: 0, Uid: 65534, Gid: 0}), false},
 		"no credentials":         {kernel, nil, false},
-		"credentials cut off":    {kernel, root[:len(root)-4], false},
+		"credentials cut off":    {kernel, root[:len(root)-8], false},
 		"a group only":           {kernel, packetInfo(kernelGroup), false},
 	}
 	for name, test := range tests {
