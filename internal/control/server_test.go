@@ -395,18 +395,32 @@ func FuzzSession(f *testing.F) {
 			}
 			return nil, nil
 		}}
+		// The client stays until its last call is served, or it is hung up on.
+		last := make(chan struct{}, len(stream)+1)
+		handlers[Interface+".Last"] = Handler{Handle: func(context.Context, *Call) (any, error) {
+			last <- struct{}{}
+			return nil, nil
+		}}
 		near, far := net.Pipe()
-		var replies []string
-		var end error
-		var both sync.WaitGroup
-		both.Go(func() {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
 			s := session{conn: far, peer: peer, handlers: handlers}
 			s.serve(context.Background())
-		})
-		both.Go(func() { replies, end = read(near, 1<<20) })
-		io.Copy(near, strings.NewReader(string(stream)))
+		}()
+		var replies []string
+		var end error
+		var reader sync.WaitGroup
+		reader.Go(func() { replies, end = read(near, 1<<20) })
+		calls := strings.TrimSuffix(string(stream), "\x00") + "\x00"
+		io.WriteString(near, calls+`{"method":"io.vfiohotplug.Last"}`+"\x00")
+		select {
+		case <-last:
+		case <-ended:
+		}
 		near.Close()
-		both.Wait()
+		<-ended
+		reader.Wait()
 		if end != io.EOF && !errors.Is(end, io.ErrClosedPipe) && !errors.Is(end, io.ErrUnexpectedEOF) {
 			t.Errorf("the stream of replies ended with %v", end)
 		}
