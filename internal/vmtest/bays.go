@@ -1,0 +1,159 @@
+package vmtest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"vfio-hotplug/internal/vmtest/qmp"
+)
+
+// prepare numbers a device and makes its image.
+func (g *Guest) prepare(d Device) (plugged, error) {
+	g.mu.Lock()
+	g.next++
+	number := g.next
+	g.mu.Unlock()
+	p := plugged{id: fmt.Sprintf("device%d", number)}
+	if !d.hasDrive() {
+		return p, nil
+	}
+	p.disk = &disk{node: fmt.Sprintf("disk%d", number), image: d.Image}
+	if d.Image == "" {
+		p.disk.image, p.disk.ours = fmt.Sprintf("disk%d.img", number), true
+		return p, blank(filepath.Join(g.dir, p.disk.image), d.size())
+	}
+	var err error
+	p.disk.image, err = filepath.Abs(d.Image)
+	return p, err
+}
+
+// Plug puts a device into a bay. It returns when QEMU has done its part; the
+// kernel sees it a little later, and says so by a uevent.
+func (g *Guest) Plug(ctx context.Context, bay int, d Device) error {
+	if err := g.free(bay); err != nil {
+		return err
+	}
+	p, err := g.prepare(d)
+	if err != nil {
+		return fmt.Errorf("plug bay %d: %w", bay, err)
+	}
+	if p.disk != nil {
+		if err := g.QMP.Execute(ctx, "blockdev-add", p.disk.blockdev(), nil); err != nil {
+			return fmt.Errorf("plug bay %d: %w", bay, err)
+		}
+	}
+	if err := g.QMP.Execute(ctx, "device_add", d.deviceAdd(p.id, bay, p.disk), nil); err != nil {
+		return errors.Join(fmt.Errorf("plug bay %d: %w", bay, err), g.discard(ctx, p))
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.plugged[bay] = p
+	return nil
+}
+
+func (g *Guest) free(bay int) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if bay < 0 || bay >= g.cfg.bays() {
+		return fmt.Errorf("the guest has no bay %d", bay)
+	}
+	if p, ok := g.plugged[bay]; ok {
+		return fmt.Errorf("bay %d holds %s", bay, p.id)
+	}
+	return nil
+}
+
+// Unplug takes out what a bay holds, and returns when it is gone. With native
+// hot-plug it switches the slot off by hand: left to itself, the kernel waits
+// five seconds after the attention button. An unplug that the kernel holds up
+// lasts until the context ends.
+func (g *Guest) Unplug(ctx context.Context, bay int) error {
+	g.mu.Lock()
+	p, ok := g.plugged[bay]
+	g.mu.Unlock()
+	if !ok {
+		return fmt.Errorf("bay %d is empty", bay)
+	}
+	mark := g.QMP.Mark()
+	if err := g.eject(ctx, bay, p.id); err != nil {
+		return fmt.Errorf("unplug bay %d: %w", bay, err)
+	}
+	_, err := g.QMP.Wait(ctx, mark, func(e qmp.Event) bool {
+		var deleted struct{ Device string }
+		return e.Name == "DEVICE_DELETED" && json.Unmarshal(e.Data, &deleted) == nil && deleted.Device == p.id
+	})
+	if err != nil {
+		return fmt.Errorf("unplug bay %d: wait for DEVICE_DELETED: %w", bay, err)
+	}
+	g.mu.Lock()
+	delete(g.plugged, bay)
+	g.mu.Unlock()
+	return g.discard(ctx, p)
+}
+
+func (g *Guest) eject(ctx context.Context, bay int, id string) error {
+	if g.cfg.Hotplug == Native {
+		if err := g.WriteFile(ctx, fmt.Sprintf("/sys/bus/pci/slots/%d/power", bay+1), "0"); err != nil {
+			return err
+		}
+	}
+	err := g.QMP.Execute(ctx, "device_del", map[string]any{"id": id}, nil)
+	var refused *qmp.Error
+	if errors.As(err, &refused) && refused.Class == "DeviceNotFound" {
+		return nil // the slot's power was enough
+	}
+	return err
+}
+
+// discard forgets the image of a device that is gone.
+func (g *Guest) discard(ctx context.Context, p plugged) error {
+	if p.disk == nil {
+		return nil
+	}
+	if err := g.QMP.Execute(ctx, "blockdev-del", map[string]any{"node-name": p.disk.node}, nil); err != nil {
+		return err
+	}
+	if !p.disk.ours {
+		return nil
+	}
+	return os.Remove(filepath.Join(g.dir, p.disk.image))
+}
+
+// PortAddress is the PCI address of a bay's root port.
+func PortAddress(bay int) string { return fmt.Sprintf("0000:00:%02x.0", firstBay+bay) }
+
+// Address is the PCI address that function 0 of a device in a bay has.
+func (g *Guest) Address(ctx context.Context, bay int) (string, error) {
+	bus, err := g.ReadFile(ctx, "/sys/bus/pci/devices/"+PortAddress(bay)+"/secondary_bus_number")
+	if err != nil {
+		return "", err
+	}
+	var number int
+	if _, err := fmt.Sscan(bus, &number); err != nil {
+		return "", fmt.Errorf("bus number of bay %d: %w", bay, err)
+	}
+	return fmt.Sprintf("0000:%02x:00.0", number), nil
+}
+
+// Driver gives the driver that the device in a bay is bound to, "" for none.
+// Without a device it is an error that is fs.ErrNotExist.
+func (g *Guest) Driver(ctx context.Context, bay int) (string, error) {
+	address, err := g.Address(ctx, bay)
+	if err != nil {
+		return "", err
+	}
+	device := "/sys/bus/pci/devices/" + address
+	if _, err := g.Stat(ctx, device); err != nil {
+		return "", err
+	}
+	link, err := g.Stat(ctx, device+"/driver")
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	return link.Target[strings.LastIndexByte(link.Target, '/')+1:], err
+}

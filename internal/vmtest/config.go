@@ -1,0 +1,93 @@
+package vmtest
+
+import (
+	"vfio-hotplug/internal/vmtest/kernel"
+)
+
+// Kernel is a kernel that a guest boots.
+type Kernel = kernel.Kernel
+
+// Hotplug says who does hot-plug in a guest.
+type Hotplug int
+
+const (
+	// Native is pciehp in the kernel, as on servers.
+	Native Hotplug = iota
+	// ACPI is acpiphp, on the word of QEMU's firmware tables.
+	ACPI
+)
+
+func (h Hotplug) String() string {
+	if h == ACPI {
+		return "acpi"
+	}
+	return "native"
+}
+
+// DefaultBays is how many bays a guest has.
+const DefaultBays = 12
+
+// MaxBays is how many root ports fit beside what else is on the root bus.
+const MaxBays = 27
+
+// A Config says what guest to boot. Its zero value but for Kernel is a guest
+// with an IOMMU and twelve empty bays with native hot-plug.
+type Config struct {
+	Kernel   Kernel
+	Hotplug  Hotplug
+	NoIOMMU  bool              // the kernel does not use the IOMMU
+	Bays     int               // 0 is DefaultBays
+	Modules  []string          // loaded at boot in this order, with what they need; "name key=value" gives a parameter
+	Devices  map[int]Device    // in their bays when the kernel starts
+	Files    map[string]string // copied into the guest: path there, path here
+	Programs []string          // programs of this machine to have in the guest, with their libraries, such as "mdadm"
+	Cmdline  string            // more for the kernel's command line
+	Args     []string          // more for QEMU
+	MemoryMB int               // 0 is 1024
+}
+
+// A Device is something to plug into a bay. Its zero value is an NVMe drive,
+// blank, 64 MiB.
+type Device struct {
+	Model  string         // QEMU's name for it; "" is "nvme"
+	Serial string         // of a drive; "" makes one up from the bay
+	Image  string         // a raw image on this machine; "" is a blank one, forgotten at unplug
+	Size   int64          // of a blank image in bytes; 0 is 64 MiB
+	Props  map[string]any // more properties for QEMU's device_add
+}
+
+// NIC is an Intel network card that is connected to nothing.
+func NIC() Device {
+	// Without its boot ROM, which is a package of its own.
+	return Device{Model: "e1000e", Props: map[string]any{"romfile": ""}}
+}
+
+func (d Device) model() string {
+	if d.Model == "" {
+		return "nvme"
+	}
+	return d.Model
+}
+
+func (d Device) hasDrive() bool { return d.model() == "nvme" || d.Image != "" }
+
+func (d Device) size() int64 {
+	if d.Size == 0 {
+		return 64 << 20
+	}
+	return d.Size
+}
+
+func (c Config) bays() int {
+	if c.Bays == 0 {
+		return DefaultBays
+	}
+	return c.Bays
+}
+
+func (c Config) memory() int {
+	if c.MemoryMB == 0 {
+		return 1024
+	}
+	return c.MemoryMB
+}

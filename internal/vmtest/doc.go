@@ -1,0 +1,21 @@
+// Package vmtest is the laboratory: QEMU guests that run Debian's own kernels,
+// into which tests plug drives while they run.
+//
+// A guest has an initramfs of busybox, the kernel's modules, an agent, and what
+// the test brings. The agent is the witness: it listens to the kernel's uevents
+// and traces every write below /sys, with code of its own. Guests need QEMU and
+// kernels, which
+//
+//	go run ./internal/vmtest/vmsetup
+//
+// brings. They are slow, so tests run them only when asked to:
+//
+//	GUESTS=all go test ./internal/vmtest
+//	GUESTS=6.1,7.3 go test ./internal/vmtest
+//
+// and a kernel that is asked for and not there is a failure, not a skip.
+// VMLINUZ (an image) and MODULES (the directory with its modules.dep) bring
+// another kernel, which is then the only one. A guest that fails leaves its
+// console, its logs and a script that boots it again below failed/ in the cache
+// directory.
+package vmtest

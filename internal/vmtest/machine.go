@@ -1,0 +1,125 @@
+package vmtest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// firstBay is the device number on bus 0 of bay 0's root port; below it sits
+// what the machine itself has.
+const firstBay = 4
+
+const qemuProgram = "qemu-system-x86_64"
+
+// kvm tells whether this process may use hardware virtualisation.
+func kvm() bool { return unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil }
+
+// A wiring says how the guest's ports are reached.
+type wiring struct {
+	console, agent, qmp string // character devices, as -chardev describes them behind the id
+}
+
+// machine gives QEMU's arguments for a guest.
+func (c Config) machine(initrd string, w wiring, extra string) ([]string, error) {
+	if c.bays() > MaxBays {
+		return nil, fmt.Errorf("%d bays are asked for, %d fit", c.bays(), MaxBays)
+	}
+	args := append(accelerator(),
+		"-smp", "2", "-m", strconv.Itoa(c.memory()),
+		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+		"-kernel", c.Kernel.Image, "-initrd", initrd, "-append", c.cmdline(extra),
+		"-chardev", w.console+",id=console", "-device", "isa-serial,chardev=console,index=0",
+		"-chardev", w.agent+",id=agent", "-device", "isa-serial,chardev=agent,index=1",
+		"-chardev", w.qmp+",id=qmp", "-mon", "chardev=qmp,mode=control",
+		"-device", "intel-iommu,caching-mode=on,aw-bits=48",
+	)
+	if c.Hotplug == Native {
+		args = append(args, "-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off")
+	}
+	for bay := range c.bays() {
+		args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,addr=%#x,chassis=%d,slot=%d",
+			port(bay), firstBay+bay, bay+1, bay+1))
+	}
+	return append(args, c.Args...), nil
+}
+
+func accelerator() []string {
+	if kvm() {
+		return []string{"-machine", "q35,accel=kvm,kernel-irqchip=split", "-cpu", "max"}
+	}
+	return []string{"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"}
+}
+
+func (c Config) cmdline(extra string) string {
+	iommu := "intel_iommu=on"
+	if c.NoIOMMU {
+		iommu = "intel_iommu=off"
+	}
+	return strings.Join(strings.Fields("console=ttyS0 panic=-1 "+iommu+" "+c.Cmdline+" "+extra), " ")
+}
+
+func port(bay int) string { return "rp" + strconv.Itoa(bay) }
+
+// A disk is the host's side of a drive.
+type disk struct {
+	node  string // QEMU's name for it
+	image string
+	ours  bool // to be removed with the drive
+}
+
+func (d disk) blockdev() map[string]any {
+	return map[string]any{
+		"node-name": d.node, "driver": "raw",
+		"file": map[string]any{"driver": "file", "filename": d.image},
+	}
+}
+
+// deviceAdd gives the arguments of device_add, which -device takes too.
+func (d Device) deviceAdd(id string, bay int, backing *disk) map[string]any {
+	args := map[string]any{"driver": d.model(), "id": id, "bus": port(bay)}
+	if d.model() == "nvme" {
+		args["serial"] = d.Serial
+		if d.Serial == "" {
+			args["serial"] = fmt.Sprintf("BAY%d", bay)
+		}
+	}
+	if backing != nil {
+		args["drive"] = backing.node
+	}
+	for key, value := range d.Props {
+		args[key] = value
+	}
+	return args
+}
+
+// coldPlug gives QEMU's arguments for a device that is there from the start.
+func coldPlug(device map[string]any, backing *disk) ([]string, error) {
+	text, err := json.Marshal(device)
+	if err != nil {
+		return nil, err
+	}
+	args := []string{"-device", string(text)}
+	if backing == nil {
+		return args, nil
+	}
+	text, err = json.Marshal(backing.blockdev())
+	if err != nil {
+		return nil, err
+	}
+	return append([]string{"-blockdev", string(text)}, args...), nil
+}
+
+// blank makes a sparse file.
+func blank(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(size), f.Close())
+}
