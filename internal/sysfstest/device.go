@@ -90,7 +90,7 @@ func (d *device) plant() {
 		d.dir.file(name, text(value+"\n"))
 	}
 	d.dir.file("config", attribute{show: d.showConfig})
-	d.dir.file("uevent", attribute{show: d.showUevent})
+	d.dir.file("uevent", attribute{show: d.showUevent, store: d.synthesize})
 	d.dir.file("driver_override", attribute{show: d.showOverride, store: d.setOverride})
 	d.dir.link("subsystem", d.k.root.mkdir("bus/pci"))
 	if d.drive.DSN != 0 && d.k.options.Release >= Linux619 {
@@ -134,6 +134,38 @@ func (d *device) showUevent() (string, error) {
 		text += key + "=" + env[key] + "\n"
 	}
 	return text, nil
+}
+
+// synthesize is kobject_synth_uevent (lib/kobject_uevent.c): an event that
+// somebody asks for, as udevadm trigger does: "change", and a UUID if they
+// like. The model takes no further arguments.
+func (d *device) synthesize(value string) error {
+	fields := strings.Fields(value)
+	if len(fields) < 1 || len(fields) > 2 {
+		return syscall.EINVAL
+	}
+	switch fields[0] {
+	case "add", "remove", "change", "move", "online", "offline", "bind", "unbind":
+	default:
+		return syscall.EINVAL
+	}
+	more := map[string]string{"SYNTH_UUID": "0"}
+	if len(fields) == 2 {
+		if len(fields[1]) != len("00000000-0000-0000-0000-000000000000") {
+			return syscall.EINVAL
+		}
+		more["SYNTH_UUID"] = fields[1]
+	}
+	d.k.mu.Lock()
+	defer d.k.mu.Unlock()
+	if d.dead {
+		return syscall.ENODEV
+	}
+	if d.driver != nil {
+		more["DRIVER"] = d.driver.Name
+	}
+	d.emit(fields[0], more)
+	return nil
 }
 
 func (d *device) showOverride() (string, error) {

@@ -28,6 +28,9 @@ const (
 	Linux73  Release = 703
 )
 
+// String is "6.12".
+func (r Release) String() string { return fmt.Sprintf("%d.%d", r/100, r%100) }
+
 // overrideLocks: reading or writing driver_override waits for a running probe.
 func (r Release) overrideLocks() bool { return r < Linux612 }
 

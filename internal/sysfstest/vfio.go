@@ -85,7 +85,7 @@ func (g *group) viable() bool {
 // refuseVFIO is what the probe of vfio-pci refuses.
 func refuseVFIO(d *device) error {
 	switch {
-	case d.drive.IDs.Class>>16 == 0x06:
+	case bridge(d.drive.IDs):
 		return syscall.EINVAL
 	case d.group == nil:
 		return syscall.EINVAL
