@@ -44,16 +44,26 @@ func TestFromFileLeavesTheQueueToItsOwner(t *testing.T) {
 	receive(t, fromFile(t, owned), path, &ev)
 }
 
-func TestFromFileWakesAReceiveOnABlockingSocket(t *testing.T) {
-	passed := os.NewFile(uintptr(kernelSocket(t, kernelGroup)), "LISTEN_FD_3")
-	defer passed.Close()
-	conn := fromFile(t, passed)
-	got := make(chan error)
-	go func() { got <- receiveUntilError(conn) }()
-	awaitReceiver(t)
-	noError(t, conn.Close())
-	if err := <-got; !errors.Is(err, os.ErrClosed) {
-		t.Errorf("Receive = %v, want os.ErrClosed", err)
+func TestFromFileIsWokenHoweverBlockingTheSocketIs(t *testing.T) {
+	tests := map[string]func(fd int) error{ // what happens after FromFile
+		"blocking when passed":             func(int) error { return nil },
+		"made blocking again by its owner": func(fd int) error { return unix.SetNonblock(fd, false) },
+	}
+	for name, change := range tests {
+		t.Run(name, func(t *testing.T) {
+			fd := kernelSocket(t, kernelGroup)
+			passed := os.NewFile(uintptr(fd), "LISTEN_FD_3")
+			defer passed.Close()
+			conn := fromFile(t, passed)
+			noError(t, change(fd))
+			got := make(chan error)
+			go func() { got <- receiveUntilError(conn) }()
+			awaitReceiver(t)
+			noError(t, conn.Close())
+			if err := <-got; !errors.Is(err, os.ErrClosed) {
+				t.Errorf("Receive = %v, want os.ErrClosed", err)
+			}
+		})
 	}
 }
 

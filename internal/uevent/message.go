@@ -31,7 +31,7 @@ type message struct {
 	control [controlSpace]byte
 	data    [maxMessage]byte
 
-	n     int // the true length, also of a message longer than data
+	n     int // the bytes of data in use
 	errno unix.Errno
 }
 
@@ -47,14 +47,14 @@ func newMessage() *message {
 }
 
 // receive takes the next message from the socket fd, or sets m.errno: EAGAIN
-// if there is none.
+// if there is none. It never waits, even if whoever shares the socket has made
+// it blocking again.
 func (m *message) receive(fd uintptr) {
-	m.from = unix.RawSockaddrNetlink{}
 	m.hdr.Namelen = unix.SizeofSockaddrNetlink
 	m.hdr.SetControllen(len(m.control))
 	m.hdr.Flags = 0
 	for {
-		n, _, errno := unix.Syscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&m.hdr)), unix.MSG_TRUNC|unix.MSG_DONTWAIT)
+		n, _, errno := unix.Syscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&m.hdr)), unix.MSG_DONTWAIT)
 		if errno == unix.EINTR {
 			continue
 		}
@@ -66,10 +66,10 @@ func (m *message) receive(fd uintptr) {
 // fromKernel reports whether the kernel sent the message: from port 0, to its
 // own multicast group, as root. No process can have port 0; a process that
 // makes the kernel repeat a message (uevent_net_rcv_skb) keeps its own user.
+// Without an address, from would still be that of an earlier message.
 func (m *message) fromKernel() bool {
 	uid, ok := m.senderUID()
 	return m.hdr.Namelen == unix.SizeofSockaddrNetlink &&
-		m.from.Family == unix.AF_NETLINK &&
 		m.from.Pid == 0 &&
 		m.from.Groups == kernelGroup &&
 		ok && uid == 0
@@ -92,7 +92,8 @@ func (m *message) senderUID() (uid uint32, ok bool) {
 	return 0, false
 }
 
-// truncated reports whether the message was longer than the memory for it.
+// truncated reports whether the message was longer than the memory for it:
+// recvmsg(2) then sets MSG_TRUNC.
 func (m *message) truncated() bool {
 	return m.hdr.Flags&unix.MSG_TRUNC != 0
 }

@@ -41,6 +41,16 @@ func TestOnlyTheKernelIsBelieved(t *testing.T) {
 	}
 }
 
+func TestAMessageWithoutAddressIsNotTheKernels(t *testing.T) {
+	m := newMessage()
+	m.from = unix.RawSockaddrNetlink{Family: unix.AF_NETLINK, Groups: kernelGroup} // of an earlier message
+	m.hdr.Namelen = 0
+	m.hdr.SetControllen(copy(m.control[:], unix.UnixCredentials(&unix.Ucred{})))
+	if m.fromKernel() {
+		t.Error("fromKernel() = true for a message without an address")
+	}
+}
+
 // packetInfo is the control message of NETLINK_PKTINFO: the group's number.
 func packetInfo(group uint32) []byte {
 	b := make([]byte, unix.CmsgSpace(4))
