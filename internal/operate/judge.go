@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"strings"
 
 	"vfio-hotplug/internal/bind"
@@ -12,6 +11,7 @@ import (
 	"vfio-hotplug/internal/kmod"
 	"vfio-hotplug/internal/ledger"
 	"vfio-hotplug/internal/pci"
+	"vfio-hotplug/internal/sysfs"
 	"vfio-hotplug/policy"
 )
 
@@ -39,6 +39,7 @@ type judge struct {
 	facts    pci.Device
 	decision policy.Decision
 	driver   string // the driver it is to have, "auto" resolved
+	dry      bool   // load no module
 }
 
 // decide reads the device and asks the policy; a hand may add to the answer.
@@ -106,6 +107,9 @@ func (j *judge) driverOf(module string) (string, error) {
 	if driver := read(); driver != "" {
 		return driver, nil
 	}
+	if j.dry {
+		return module, nil
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), j.Limit.Load)
 	defer cancel()
 	if err := j.Load(ctx, module); err != nil {
@@ -117,9 +121,11 @@ func (j *judge) driverOf(module string) (string, error) {
 	return "", fmt.Errorf("module %s brought no PCI driver: name the driver in the rule instead of \"auto\"", module)
 }
 
+const releasedCheck = "released by hand"
+
 // checkReleased: what a hand gave back stays back until it is plugged again.
 func (j *judge) checkReleased() Check {
-	const name = "released by hand"
+	const name = releasedCheck
 	released, err := j.Ledger.Released(j.facts.Address, j.Device.Identity())
 	switch {
 	case err != nil:
@@ -154,30 +160,42 @@ func (j *judge) checkGroup() Check {
 	if !isVFIO(j.driver) {
 		return pass(name, "not needed by %s", j.driver)
 	}
-	root := j.FS.Root()
 	if j.facts.IOMMUGroup == pci.NoGroup {
-		if iommu.NoIOMMUMode(root) {
-			return pass(name, "none: vfio's unsafe no-IOMMU mode is on")
-		}
-		return veto(name, iommu.Remedy, "the device is in none, so vfio cannot protect memory from it")
+		return j.checkNoGroup(name)
 	}
-	group, err := iommu.Read(root, j.facts.IOMMUGroup)
+	group, err := iommu.ReadGroup(j.FS.Root(), j.facts.IOMMUGroup)
 	if err != nil {
-		return veto(name, "", "read group %d: %v", j.facts.IOMMUGroup, err)
+		return veto(name, "", "%v", err)
 	}
-	if obstacles := group.Obstacles(j.facts.Address); len(obstacles) > 0 {
-		return veto(name, "give the whole group to vfio, or move the drive to a slot with a group of its own",
-			"group %d would not be viable: %s", group.Number, obstacleList(obstacles))
+	if others := group.InTheWay(j.facts.Address); len(others) > 0 {
+		words := make([]string, len(others))
+		for i, m := range others {
+			words[i] = m.String()
+		}
+		return veto(name, "give every device of the group to vfio, or plug the drive where it has a group of its own",
+			"group %d would not be viable, because of %s", group.Number, strings.Join(words, ", "))
 	}
 	return pass(name, "%d is viable", group.Number)
 }
 
-func obstacleList(members []iommu.Member) string {
-	words := make([]string, len(members))
-	for i, m := range members {
-		words[i] = fmt.Sprintf("%s is on %s", m.Address, m.Driver)
+func (j *judge) checkNoGroup(name string) Check {
+	state, err := iommu.ReadState(j.FS.Root())
+	switch {
+	case err != nil:
+		return veto(name, "", "%v", err)
+	case state.NoIOMMU:
+		return pass(name, "none; vfio is in its no-IOMMU mode, without protection")
 	}
-	return strings.Join(words, ", ")
+	return veto(name, state.Remedy(), "the device is in none, so vfio could not keep it from the rest of memory")
+}
+
+// node is the node through which a program drives the device, "" for none.
+func (o *Operator) node(dev *sysfs.Device) string {
+	node, ok, err := iommu.ReadNode(dev.Dir(), o.Dev)
+	if err != nil || !ok || !node.Exists {
+		return ""
+	}
+	return node.Path
 }
 
 // checkDriver: an override that names no registered driver would leave the
@@ -238,7 +256,8 @@ func (j *judge) entry() (*ledger.Entry, error) {
 	return &entry, nil
 }
 
-// isVFIO reports whether a driver is vfio-pci or a variant of it.
+// isVFIO reports whether a driver is vfio-pci or, by its name, a variant of it.
 func isVFIO(driver string) bool {
-	return path.Base(strings.ReplaceAll(driver, "_", "-")) == policy.VFIO || strings.HasSuffix(strings.ReplaceAll(driver, "_", "-"), "-"+policy.VFIO)
+	driver = strings.ReplaceAll(driver, "_", "-")
+	return driver == policy.VFIO || strings.HasSuffix(driver, "-"+policy.VFIO)
 }

@@ -9,7 +9,6 @@ package operate
 import (
 	"context"
 	"io"
-	"os"
 	"time"
 
 	"vfio-hotplug/internal/inuse"
@@ -69,9 +68,9 @@ type Arrival uint8
 
 // The arrivals.
 const (
-	Found   Arrival = iota // by a scan
-	HotAdd                 // by an add event of the kernel
-	ByHand                 // by a command
+	Found  Arrival = iota // by a scan
+	HotAdd                // by an add event of the kernel
+	ByHand                // by a command
 )
 
 // Request asks for a device to be judged and, if all is well, taken.
@@ -111,20 +110,13 @@ type Watch interface {
 // clock.
 type blind struct{}
 
-func (blind) Wake() <-chan struct{}  { return nil }
-func (blind) Foreign(string) string  { return "" }
-func (blind) Saw(string) bool        { return true }
+func (blind) Wake() <-chan struct{} { return nil }
+func (blind) Foreign(string) string { return "" }
+func (blind) Saw(string) bool       { return true }
 
 func (r *Request) watch() Watch {
 	if r.Watch == nil {
 		return blind{}
 	}
 	return r.Watch
-}
-
-// exists reports whether a node is there, without opening it: an open vfio
-// group is busy for everybody else.
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
 }

@@ -97,7 +97,7 @@ func givenBack(entry ledger.Entry, was, now string) string {
 // an unbind would wait for them, for ever and unkillably.
 func (t *taking) checkHolders() Check {
 	const name = "open"
-	node := t.node()
+	node := t.node(t.Device)
 	if node == "" {
 		return pass(name, "it has no node")
 	}

@@ -31,13 +31,13 @@ func (o Outcome) Bound() bool { return o == Direct || o == Taken || o == Already
 type Result struct {
 	Address pci.Address   `json:"address"`
 	Outcome Outcome       `json:"outcome"`
-	Driver  string        `json:"driver,omitempty"`   // the driver it has now, "" for none
-	From    string        `json:"from,omitempty"`     // the driver that had it, for Taken
-	Rule    string        `json:"rule,omitempty"`     // the rule that named it
-	Reason  string        `json:"reason"`             // one line
-	Remedy  string        `json:"remedy,omitempty"`   // what to do next, if anything
-	Slot    string        `json:"slot,omitempty"`     // the slot it sits in
-	Group   int           `json:"iommu_group"`        // its IOMMU group, or pci.NoGroup
-	Node    string        `json:"node,omitempty"`     // the node that a program opens
+	Driver  string        `json:"driver,omitempty"`     // the driver it has now, "" for none
+	From    string        `json:"from,omitempty"`       // the driver that had it, for Taken
+	Rule    string        `json:"rule,omitempty"`       // the rule that named it
+	Reason  string        `json:"reason"`               // one line
+	Remedy  string        `json:"remedy,omitempty"`     // what to do next, if anything
+	Slot    string        `json:"slot,omitempty"`       // the slot it sits in
+	Group   int           `json:"iommu_group"`          // its IOMMU group, or pci.NoGroup
+	Node    string        `json:"node,omitempty"`       // the node that a program opens
 	Latency time.Duration `json:"latency_ns,omitempty"` // from the kernel's event to the usable node, for a hot-add
 }

@@ -61,7 +61,7 @@ func (o *Operator) survey(a pci.Address, p *policy.Policy) (Line, error) {
 		return line, err
 	}
 	line.Decision = p.Decide(&line.Device)
-	line.Node = o.node(dev, line.Device)
+	line.Node = o.node(dev)
 	if line.Entry, err = j.entry(); err != nil {
 		return line, err
 	}

@@ -272,7 +272,7 @@ func (t *taking) verified(outcome Outcome) Result {
 	if facts, err := t.Device.Read(pci.FactGroup | pci.FactSlot); err == nil {
 		t.facts = facts
 	}
-	return Result{Outcome: outcome, Driver: t.driver, Node: t.node()}
+	return Result{Outcome: outcome, Driver: t.driver, Node: t.node(t.Device)}
 }
 
 // undo ends an attach that failed: the device goes back.

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"vfio-hotplug/internal/control"
+	"vfio-hotplug/internal/operate"
+	"vfio-hotplug/policy"
+)
+
+func newBindCommand(m *machine) *cobra.Command {
+	var driver, takeover string
+	cmd := &cobra.Command{
+		Use:   "bind ADDRESS...",
+		Short: "Bring devices under their driver by hand, with all checks",
+		Long: `bind does by hand what the daemon does by itself, with the same checks: a
+drive in use is never taken. A device that no rule names goes to vfio-pci; a
+rule that says leave stands. bind also ends a release.
+
+A running daemon does the work; without one, bind does it.`,
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: addresses(m),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			wish := operate.Hand{Driver: driver}
+			if cmd.Flags().Changed("takeover") {
+				t, err := policy.ParseTakeover(takeover)
+				if err != nil {
+					return usageError{err}
+				}
+				wish.Takeover = &t
+			}
+			return bind(cmd, m, args, wish)
+		},
+	}
+	cmd.Flags().StringVar(&driver, "driver", "", "bind to this driver instead of the rule's")
+	cmd.Flags().StringVar(&takeover, "takeover", "", "how a drive that has a driver may be taken: never, blank or idle")
+	return cmd
+}
+
+func bind(cmd *cobra.Command, m *machine, args []string, wish operate.Hand) error {
+	all, err := parseAddresses(args)
+	if err != nil {
+		return err
+	}
+	var faults []error
+	for _, a := range all {
+		request := control.BindRequest{Address: a.String(), Driver: wish.Driver}
+		if wish.Takeover != nil {
+			request.Takeover = wish.Takeover.String()
+		}
+		var reply control.DeviceReply
+		asked, err := call(cmd.Context(), m, control.MethodBind, request, &reply)
+		if !asked {
+			reply.Device, err = act(cmd.Context(), m, a, operate.Request{Hand: wish}, (*operate.Operator).Take)
+		}
+		if err == nil {
+			err = conclude(cmd.OutOrStdout(), reply.Device)
+		}
+		faults = append(faults, err)
+	}
+	return errors.Join(faults...)
+}

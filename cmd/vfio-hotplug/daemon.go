@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	sd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"vfio-hotplug/internal/control"
+	"vfio-hotplug/internal/daemon"
+	"vfio-hotplug/internal/journal"
+	"vfio-hotplug/internal/uevent"
+)
+
+func newDaemonCommand(m *machine) *cobra.Command {
+	var debug bool
+	cmd := &cobra.Command{
+		Use:   "daemon",
+		Short: "Listen to the kernel and bring devices under their drivers",
+		Long: `daemon listens for devices that are plugged and does what the policy says.
+Under systemd it logs to the journal; in the foreground it writes readable
+lines to standard error. SIGHUP reads the policy again, SIGTERM stops.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd, m, debug) },
+	}
+	cmd.Flags().BoolVar(&debug, "debug", false, "also log what is usually not worth a line")
+	return cmd
+}
+
+func runDaemon(cmd *cobra.Command, m *machine, debug bool) error {
+	if off, err := switchedOff(m); off || err != nil {
+		return err
+	}
+	level := slog.LevelInfo
+	if debug {
+		level = slog.LevelDebug
+	}
+	handler, flush := journal.Open(journal.Options{Level: level, Identifier: "vfio-hotplug"})
+	defer func() {
+		bounded, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = flush(bounded)
+	}()
+	log := slog.New(handler)
+
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, unix.SIGHUP)
+	defer signal.Stop(reload)
+
+	operator, err := m.operator()
+	if err != nil {
+		return err
+	}
+	listener, err := control.Listen(m.socket())
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	events, err := openEvents()
+	if err != nil {
+		return err
+	}
+	defer events.Close()
+	watchdog, err := sd.SdWatchdogEnabled(false)
+	if err != nil {
+		return fmt.Errorf("read the watchdog's period: %w", err)
+	}
+	d, err := daemon.New(daemon.Config{
+		FS: operator.FS, Events: events, Operator: operator, Load: m.policy, Log: log,
+		Notify: notify(log), Watchdog: watchdog, Reload: reload,
+	})
+	if err != nil {
+		return policyFaults(cmd, err)
+	}
+	return serve(cmd.Context(), d, listener, log)
+}
+
+// serve runs the daemon and its socket until ctx ends. A socket that breaks
+// does not end the daemon: devices go on being bound.
+func serve(ctx context.Context, d *daemon.Daemon, listener net.Listener, log *slog.Logger) error {
+	server := control.Server{
+		Info:     control.Info{Product: "vfio-hotplug", Version: version},
+		Handlers: d.Handlers(ctx),
+	}
+	served := make(chan struct{})
+	serving, stop := context.WithCancel(ctx)
+	go func() {
+		defer close(served)
+		if err := server.Serve(serving, listener); err != nil {
+			log.Error("the control socket broke: "+err.Error()+": restart the daemon to use status, bind and release again", journal.MessageFailed.Attr())
+		}
+	}()
+	err := d.Run(ctx)
+	stop()
+	// A handler may wait for a device on which the kernel hangs.
+	select {
+	case <-served:
+	case <-time.After(time.Second):
+	}
+	return err
+}
+
+// openEvents takes the socket that systemd passed, or opens one.
+func openEvents() (*uevent.Conn, error) {
+	files := activation.Files(true)
+	if len(files) == 0 {
+		return uevent.Listen()
+	}
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	if len(files) > 1 {
+		return nil, fmt.Errorf("systemd passed %d sockets, want one: ListenNetlink=kobject-uevent 1", len(files))
+	}
+	return uevent.FromFile(files[0])
+}
+
+func notify(log *slog.Logger) func(string) {
+	return func(state string) {
+		if _, err := sd.SdNotify(false, state); err != nil {
+			log.Warn("tell the service manager: " + err.Error())
+		}
+	}
+}
+
+// switchedOff reports whether the kernel command line says vfio-hotplug=off:
+// the way out for an administrator who cannot reach the policy.
+func switchedOff(m *machine) (bool, error) {
+	line, err := os.ReadFile(m.path("proc/cmdline"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read the kernel command line: %w", err)
+	}
+	for word := range strings.FieldsSeq(string(line)) {
+		if word == "vfio-hotplug=off" {
+			fmt.Fprintln(os.Stderr, "vfio-hotplug: off by the kernel command line (vfio-hotplug=off)")
+			return true, nil
+		}
+	}
+	return false, nil
+}

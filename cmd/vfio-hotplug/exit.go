@@ -1,0 +1,49 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+)
+
+// usageError is a command line that cannot be understood.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// refusedError is something not done, for safety.
+type refusedError struct{ error }
+
+func (e refusedError) Unwrap() error { return e.error }
+
+// toldError is a failure that has been printed already.
+type toldError struct{ error }
+
+func (e toldError) Unwrap() error { return e.error }
+
+func exitCode(err error) int {
+	var refused refusedError
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &refused):
+		return exitRefused
+	case errors.As(err, &usage):
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// usage makes a fault of the arguments a usageError.
+func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if check == nil {
+			return nil
+		}
+		if err := check(cmd, args); err != nil {
+			return usageError{errors.New(err.Error() + ": see " + cmd.CommandPath() + " --help")}
+		}
+		return nil
+	}
+}

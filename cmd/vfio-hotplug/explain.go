@@ -1,0 +1,162 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"vfio-hotplug/internal/operate"
+	"vfio-hotplug/internal/pci"
+	"vfio-hotplug/policy"
+)
+
+func newExplainCommand(m *machine) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "explain ADDRESS",
+		Short: "Say why a device is taken or not, rule by rule and check by check",
+		Long: `explain goes through every rule and every check for one device, changes
+nothing, and ends with the next command to type. It needs root to look into
+a drive that has a driver.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: addresses(m),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			all, err := parseAddresses(args)
+			if err != nil {
+				return err
+			}
+			j, err := judge(cmd, m, all[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), reportOf(j))
+			}
+			return printJudgement(cmd.OutOrStdout(), j)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func judge(cmd *cobra.Command, m *machine, a pci.Address) (operate.Judgement, error) {
+	p, err := m.policy()
+	if err != nil {
+		return operate.Judgement{}, errors.New("the policy has faults: see vfio-hotplug check")
+	}
+	operator, err := m.operator()
+	if err != nil {
+		return operate.Judgement{}, err
+	}
+	device, err := operator.FS.Open(a)
+	if err != nil {
+		return operate.Judgement{}, openError(a, err)
+	}
+	defer device.Close()
+	return operator.Explain(cmd.Context(), operate.Request{Device: device, Policy: p})
+}
+
+func printJudgement(w io.Writer, j operate.Judgement) error {
+	d := j.Device
+	fmt.Fprintf(w, "%s  %04x:%04x  class %s", d.Address, uint16(d.Vendor), uint16(d.DeviceID), d.Class)
+	if d.Slot != "" {
+		fmt.Fprintf(w, "  slot %s", d.Slot)
+	}
+	fmt.Fprintf(w, "\n  driver %s", orDash(d.Driver))
+	if d.IOMMUGroup != pci.NoGroup {
+		fmt.Fprintf(w, ", IOMMU group %d", d.IOMMUGroup)
+	}
+	if j.Node != "" {
+		fmt.Fprintf(w, ", node %s", j.Node)
+	}
+	fmt.Fprintln(w)
+	printRules(w, j)
+	printChecks(w, j.Checks)
+	if e := j.Entry; e != nil {
+		fmt.Fprintf(w, "taken by us: bound to %s, was on %s\n", e.Driver, orDash(e.Before.Driver))
+	}
+	fmt.Fprintf(w, "=> %s: %s\n", j.Outcome, j.Reason)
+	if j.Next == "" {
+		return nil
+	}
+	_, err := fmt.Fprintf(w, "next: %s\n", j.Next)
+	return err
+}
+
+func printRules(w io.Writer, j operate.Judgement) {
+	if len(j.Steps) == 0 {
+		fmt.Fprintln(w, "rules: none")
+		return
+	}
+	fmt.Fprintln(w, "rules:")
+	for _, s := range j.Steps {
+		fmt.Fprintf(w, "  %s %q: %s\n", mark(s), s.Rule.Name, s.Why)
+	}
+}
+
+// mark shows a rule's part in the decision.
+func mark(s policy.Step) string {
+	switch {
+	case s.Decides:
+		return "=>"
+	case s.Matches:
+		return " +"
+	}
+	return " -"
+}
+
+func printChecks(w io.Writer, checks []operate.Check) {
+	if len(checks) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "checks:")
+	for _, c := range checks {
+		verdict := "ok  "
+		if c.Veto {
+			verdict = "VETO"
+		}
+		fmt.Fprintf(w, "  %s %s: %s\n", verdict, c.Name, c.Text)
+	}
+}
+
+// report is a judgement in JSON.
+type report struct {
+	Address pci.Address     `json:"address"`
+	Driver  string          `json:"driver,omitempty"`
+	Rules   []ruleReport    `json:"rules"`
+	Verdict string          `json:"verdict"`
+	Rule    string          `json:"rule,omitempty"`
+	Wanted  string          `json:"wanted_driver,omitempty"`
+	Checks  []operate.Check `json:"checks"`
+	Ledger  json.RawMessage `json:"ledger,omitempty"`
+	Outcome operate.Outcome `json:"outcome"`
+	Reason  string          `json:"reason"`
+	Next    string          `json:"next,omitempty"`
+}
+
+type ruleReport struct {
+	Name    string `json:"name"`
+	Matches bool   `json:"matches"`
+	Decides bool   `json:"decides"`
+	Why     string `json:"why"`
+}
+
+func reportOf(j operate.Judgement) report {
+	r := report{
+		Address: j.Device.Address, Driver: j.Device.Driver, Rules: []ruleReport{}, Verdict: j.Decision.Verdict.String(),
+		Wanted: j.Driver, Checks: append([]operate.Check{}, j.Checks...), Outcome: j.Outcome, Reason: j.Reason, Next: j.Next,
+	}
+	if j.Decision.Rule != nil {
+		r.Rule = j.Decision.Rule.Name
+	}
+	for _, s := range j.Steps {
+		r.Rules = append(r.Rules, ruleReport{Name: s.Rule.Name, Matches: s.Matches, Decides: s.Decides, Why: s.Why})
+	}
+	if j.Entry != nil {
+		r.Ledger, _ = json.Marshal(j.Entry)
+	}
+	return r
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"vfio-hotplug/internal/control"
+	"vfio-hotplug/internal/daemon"
+	"vfio-hotplug/internal/operate"
+	"vfio-hotplug/internal/pci"
+	"vfio-hotplug/internal/sysfs"
+)
+
+// addresses completes the addresses that are present.
+func addresses(m *machine) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		root, err := sysfs.OpenRoot(m.path("sys"))
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		defer root.Close()
+		present, _ := sysfs.New(root, nil).Devices()
+		names := make([]string, len(present))
+		for i, a := range present {
+			names[i] = a.String()
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// parseAddresses reads every argument before anything is done about one.
+func parseAddresses(args []string) ([]pci.Address, error) {
+	all := make([]pci.Address, len(args))
+	for i, arg := range args {
+		a, err := pci.ParseAddress(arg)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		all[i] = a
+	}
+	return all, nil
+}
+
+// call asks the running daemon. asked is false when there is none, and the
+// command has to do it itself.
+func call(ctx context.Context, m *machine, method string, in, out any) (asked bool, err error) {
+	client, err := control.Dial(m.socket())
+	if errors.Is(err, control.ErrNoDaemon) {
+		return false, nil
+	}
+	if err != nil {
+		return true, fmt.Errorf("ask the daemon: %w", err)
+	}
+	defer client.Close()
+	if err := client.Call(ctx, method, in, out); err != nil {
+		return true, fmt.Errorf("ask the daemon: %w", err)
+	}
+	return true, nil
+}
+
+// act does an operation in this process, as the daemon would.
+func act(ctx context.Context, m *machine, a pci.Address, r operate.Request,
+	run func(*operate.Operator, context.Context, operate.Request) operate.Result) (control.Device, error) {
+	operator, err := m.operator()
+	if err != nil {
+		return control.Device{}, err
+	}
+	if r.Policy, err = m.policy(); err != nil {
+		return control.Device{}, fmt.Errorf("the policy has faults: see vfio-hotplug check")
+	}
+	if r.Device, err = operator.FS.Open(a); err != nil {
+		return control.Device{}, openError(a, err)
+	}
+	defer r.Device.Close()
+	r.Arrival = operate.ByHand
+	return daemon.DescribeResult(run(operator, ctx, r)), nil
+}
+
+func openError(a pci.Address, err error) error {
+	if sysfs.Gone(err) {
+		return fmt.Errorf("%s: no PCI device is there: see lspci -D", a)
+	}
+	return fmt.Errorf("%s: %w", a, err)
+}
+
+// conclude prints what became of a device, and gives the error that fits.
+func conclude(w io.Writer, d control.Device) error {
+	switch operate.Outcome(d.Outcome) {
+	case operate.Direct, operate.Taken, operate.Already, operate.Released:
+		_, err := fmt.Fprintln(w, sentence(d))
+		return err
+	case operate.Refused, operate.Left:
+		return refusedError{errors.New(complaint(d))}
+	}
+	return errors.New(complaint(d))
+}
+
+func sentence(d control.Device) string {
+	s := fmt.Sprintf("%s %s: driver %s", d.Address, d.Outcome, orDash(d.Driver))
+	if d.From != "" {
+		s += ", from " + d.From
+	}
+	if d.Node != "" {
+		s += ", node " + d.Node
+	}
+	return s
+}
+
+func complaint(d control.Device) string {
+	words := []string{d.Address}
+	if d.Outcome != "" {
+		words = append(words, d.Outcome)
+	}
+	words = append(words, d.Reason)
+	if d.Remedy != "" {
+		words = append(words, "next: "+d.Remedy)
+	}
+	return strings.Join(words, ": ")
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"vfio-hotplug/internal/inuse"
+	"vfio-hotplug/internal/kmod"
+	"vfio-hotplug/internal/ledger"
+	"vfio-hotplug/internal/operate"
+	"vfio-hotplug/internal/sysfs"
+	"vfio-hotplug/policy"
+)
+
+// machine is where things are on the machine, below one root.
+type machine struct{ root string }
+
+func (m *machine) path(parts ...string) string {
+	return filepath.Join(append([]string{m.root}, parts...)...)
+}
+
+// socket is the daemon's.
+func (m *machine) socket() string { return m.path("run/vfio-hotplug/socket") }
+
+// policy reads the policy that is in force by the files.
+func (m *machine) policy() (*policy.Policy, error) {
+	return policy.Load(policy.Dir(m.path("etc/vfio-hotplug")), policy.Dir(m.path("usr/lib/vfio-hotplug")))
+}
+
+// operator opens what an operation needs. readOnly leaves /run as it is.
+func (m *machine) operator() (*operate.Operator, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find my own program: %w", err)
+	}
+	root, err := sysfs.OpenRoot(m.path("sys"))
+	if err != nil {
+		return nil, fmt.Errorf("%w: is sysfs mounted?", err)
+	}
+	book, err := ledger.Open(m.path("run/vfio-hotplug"), m.path("proc"))
+	if err != nil {
+		return nil, err
+	}
+	return &operate.Operator{
+		FS:      sysfs.New(root, sysfs.InProcess(self, m.path("sys"))),
+		Ledger:  book,
+		Uses:    inuse.New(root, m.path("proc"), m.path("dev")),
+		Load:    kmod.NewLoader().Load,
+		Aliases: m.aliases,
+		Dev:     m.path("dev"),
+		Proc:    m.path("proc"),
+		Limit:   operate.DefaultLimits(),
+	}, nil
+}
+
+// aliases opens the modules.alias of the running kernel.
+func (m *machine) aliases() (io.ReadCloser, error) {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return nil, fmt.Errorf("ask the kernel for its release: %w", err)
+	}
+	release := strings.TrimRight(string(name.Release[:]), "\x00")
+	return os.Open(m.path("lib/modules", release, "modules.alias"))
+}

@@ -1,0 +1,85 @@
+// Command vfio-hotplug brings hot-plugged PCI devices under user-space drivers.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"vfio-hotplug/internal/sysfs"
+)
+
+// version is set by the build.
+var version = "unknown"
+
+// Exit codes.
+const (
+	exitDone    = 0
+	exitFailed  = 1
+	exitUsage   = 2
+	exitRefused = 3 // for safety
+)
+
+func main() {
+	// The expendable child has no use for anything below, and must be quick.
+	if len(os.Args) > 1 && os.Args[1] == sysfs.WriteCommand {
+		os.Exit(sysfs.RunWrite(os.Args[2:]))
+	}
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	root := newRootCommand()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitDone
+	}
+	var told toldError
+	if !errors.As(err, &told) {
+		fmt.Fprintln(os.Stderr, "vfio-hotplug: "+err.Error())
+	}
+	return exitCode(err)
+}
+
+func newRootCommand() *cobra.Command {
+	m := &machine{root: "/"}
+	root := &cobra.Command{
+		Use:   "vfio-hotplug",
+		Short: "Bring hot-plugged PCI devices under user-space drivers",
+		Long: `vfio-hotplug brings PCI devices, above all NVMe drives, under vfio-pci or
+another driver as they are plugged, by the rules in /etc/vfio-hotplug.
+A drive in use is never taken, and whatever fails is put back.`,
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cmd.Help()
+		},
+	}
+	root.PersistentFlags().StringVar(&m.root, "root", "/", "directory below which sys, proc, dev, run, etc and usr are found")
+	_ = root.PersistentFlags().MarkHidden("root")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
+	})
+	root.AddCommand(
+		newDaemonCommand(m),
+		newStatusCommand(m),
+		newExplainCommand(m),
+		newCheckCommand(m),
+		newBindCommand(m),
+		newReleaseCommand(m),
+	)
+	for _, c := range append(root.Commands(), root) {
+		c.Args = usage(c.Args)
+	}
+	return root
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"vfio-hotplug/internal/control"
+	"vfio-hotplug/internal/operate"
+	"vfio-hotplug/internal/pci"
+)
+
+func newReleaseCommand(m *machine) *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "release ADDRESS... | --all",
+		Short: "Give devices back to the drivers they came from",
+		Long: `release gives a device back to exactly what it had before it was taken. It
+stays there, over restarts and reloads, until it is plugged again or bound by
+hand. A device that a program holds open is refused, and the program named.
+
+A running daemon does the work; without one, release does it.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if all == (len(args) > 0) {
+				return errors.New("want addresses, or --all")
+			}
+			return nil
+		},
+		ValidArgsFunction: addresses(m),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			targets, err := parseAddresses(args)
+			if all {
+				targets, err = taken(m)
+			}
+			if err != nil {
+				return err
+			}
+			return release(cmd, m, targets)
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "give back everything that was taken, and nothing else")
+	return cmd
+}
+
+// taken lists what the ledger says we have changed.
+func taken(m *machine) ([]pci.Address, error) {
+	operator, err := m.operator()
+	if err != nil {
+		return nil, err
+	}
+	entries, err := operator.Ledger.All()
+	if err != nil {
+		return nil, err
+	}
+	addresses := make([]pci.Address, len(entries))
+	for i, e := range entries {
+		addresses[i] = e.Address
+	}
+	return addresses, nil
+}
+
+func release(cmd *cobra.Command, m *machine, targets []pci.Address) error {
+	if len(targets) == 0 {
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), "nothing to give back")
+		return err
+	}
+	var faults []error
+	for _, a := range targets {
+		var reply control.DeviceReply
+		asked, err := call(cmd.Context(), m, control.MethodRelease, control.ReleaseRequest{Address: a.String()}, &reply)
+		if !asked {
+			reply.Device, err = act(cmd.Context(), m, a, operate.Request{}, (*operate.Operator).Release)
+		}
+		if err == nil {
+			err = conclude(cmd.OutOrStdout(), reply.Device)
+		}
+		faults = append(faults, err)
+	}
+	return errors.Join(faults...)
+}

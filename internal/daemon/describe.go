@@ -1,0 +1,67 @@
+package daemon
+
+import (
+	"fmt"
+
+	"vfio-hotplug/internal/control"
+	"vfio-hotplug/internal/operate"
+	"vfio-hotplug/internal/pci"
+)
+
+// Describe puts into the socket's words what a survey found and, where there
+// is one, the last result about the device.
+func Describe(line operate.Line, last operate.Result) control.Device {
+	out := control.Device{
+		Address: line.Address.String(),
+		Slot:    line.Slot,
+		ID:      fmt.Sprintf("%04x:%04x", uint16(line.Vendor), uint16(line.DeviceID)),
+		Class:   line.Class.String(),
+		Driver:  line.Driver,
+		Node:    line.Node,
+		Reason:  line.Decision.Reason,
+	}
+	if line.IOMMUGroup != pci.NoGroup {
+		out.IOMMUGroup = &line.IOMMUGroup
+	}
+	if line.NUMANode != pci.NoNode {
+		out.NUMANode = &line.NUMANode
+	}
+	if line.Decision.Rule != nil {
+		out.Rule = line.Decision.Rule.Name
+	}
+	if line.Entry != nil {
+		out.Outcome, out.LatencyUsec = line.Entry.Outcome, line.Entry.Latency.Microseconds()
+		if out.Outcome == "" {
+			out.Outcome = string(line.Entry.Stage)
+		}
+	}
+	if line.Released {
+		out.Outcome, out.Reason = string(operate.Released), "released by hand"
+	}
+	// What was taken is told by the ledger, which outlives the daemon; the rest
+	// only by the last result.
+	if line.Entry == nil && last.Outcome != "" && last.Driver == line.Driver {
+		out.Outcome, out.Reason, out.Remedy = string(last.Outcome), last.Reason, last.Remedy
+	}
+	return out
+}
+
+// DescribeResult puts a result into the socket's words.
+func DescribeResult(r operate.Result) control.Device {
+	out := control.Device{
+		Address:     r.Address.String(),
+		Slot:        r.Slot,
+		Driver:      r.Driver,
+		From:        r.From,
+		Node:        r.Node,
+		Rule:        r.Rule,
+		Outcome:     string(r.Outcome),
+		Reason:      r.Reason,
+		Remedy:      r.Remedy,
+		LatencyUsec: r.Latency.Microseconds(),
+	}
+	if r.Group != pci.NoGroup {
+		out.IOMMUGroup = &r.Group
+	}
+	return out
+}
