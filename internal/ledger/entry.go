@@ -33,8 +33,9 @@ type Entry struct {
 // Before is what a device had before our first change, and what a release puts
 // back.
 type Before struct {
-	Driver   string `json:"driver"`   // "" for none
-	Override string `json:"override"` // "" for none
+	Driver   string `json:"driver"`        // "" for none
+	Override string `json:"override"`      // "" for none
+	New      bool   `json:"new,omitempty"` // it had just been plugged in, and no driver had been offered it
 }
 
 // Put writes an entry in place of the device's last one. It makes four system

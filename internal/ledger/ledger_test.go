@@ -22,7 +22,7 @@ func TestAnEntryIsReadAsItWasWritten(t *testing.T) {
 	want := Entry{
 		Address:  vmd,
 		Identity: 1<<64 - 1,
-		Before:   Before{Driver: "nvme", Override: "pci-stub"},
+		Before:   Before{Driver: "nvme", Override: "pci-stub", New: true},
 		Driver:   "vfio-pci",
 		Rule:     `front <bays> "1"`,
 		Outcome:  "taken",
