@@ -30,9 +30,9 @@ type Member struct {
 	Name    string      // of the device on its bus
 	PCI     bool        // it is a PCI function
 	Address pci.Address // if PCI
-	Driver  string    // "" for none
-	Class   pci.Class // if PCI
-	VFIO    bool      // its driver has handed it to vfio
+	Driver  string      // "" for none
+	Class   pci.Class   // if PCI
+	VFIO    bool        // its driver has handed it to vfio
 }
 
 // String names the member and its driver.
