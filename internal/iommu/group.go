@@ -43,9 +43,9 @@ func (m Member) String() string {
 	return m.Name + " (" + m.Driver + ")"
 }
 
-// Read reads a group. A member that goes away meanwhile is left out; a
+// ReadGroup reads a group. A member that goes away meanwhile is left out; a
 // group that is not there is a Gone error.
-func Read(root sysfs.Dir, number int) (Group, error) {
+func ReadGroup(root sysfs.Dir, number int) (Group, error) {
 	dir, err := root.Open("kernel/iommu_groups/" + strconv.Itoa(number))
 	if err != nil {
 		return Group{}, fmt.Errorf("read IOMMU group: %w", err)
@@ -75,7 +75,7 @@ func Read(root sysfs.Dir, number int) (Group, error) {
 	return g, nil
 }
 
-// Obstacles gives the members that keep a program from using the group once
+// InTheWay gives the members that keep a program from using the group once
 // target is bound to a vfio driver: those whose driver does DMA through the
 // kernel. The group is viable when there are none.
 //
@@ -84,7 +84,7 @@ func Read(root sysfs.Dir, number int) (Group, error) {
 // group to a program with EPERM while there are any. Of the PCI drivers in the
 // kernel's tree, 6.1 to 6.12, those that say it are pcieport, pci-stub,
 // vfio-pci and its variants; not uio_pci_generic and not pci-pf-stub.
-func (g Group) Obstacles(target pci.Address) []Member {
+func (g Group) InTheWay(target pci.Address) []Member {
 	var in []Member
 	for _, m := range g.Members {
 		if (!m.PCI || m.Address != target) && !m.managesDMA() {

@@ -37,7 +37,7 @@ func TestAGroupIsReadWhole(t *testing.T) {
 		grouped("0000:00:01.0", "0x060400", "pcieport").
 		grouped("arm-smmu.3", "", "").
 		root(t)
-	got, err := Read(root, 7)
+	got, err := ReadGroup(root, 7)
 	must(t, err)
 	want := Group{Number: 7, Members: []Member{
 		{Name: "arm-smmu.3"},
@@ -52,14 +52,14 @@ func TestAGroupIsReadWhole(t *testing.T) {
 
 func TestAGroupThatIsNotThereIsGone(t *testing.T) {
 	root, _ := tree{}.root(t)
-	if _, err := Read(root, 7); !sysfs.Gone(err) {
+	if _, err := ReadGroup(root, 7); !sysfs.Gone(err) {
 		t.Errorf("error %v, want a Gone one", err)
 	}
 }
 
 func TestAFaultyClassIsAnError(t *testing.T) {
 	root, _ := tree{}.grouped("0000:01:00.0", "nonsense", "nvme").root(t)
-	if _, err := Read(root, 7); err == nil {
+	if _, err := ReadGroup(root, 7); err == nil {
 		t.Error("no error")
 	}
 }
@@ -88,10 +88,10 @@ func TestWhoIsInTheWay(t *testing.T) {
 				files["devices/"+c.sibling+"/vfio-dev/vfio0/"] = ""
 			}
 			root, _ := files.root(t)
-			group, err := Read(root, 7)
+			group, err := ReadGroup(root, 7)
 			must(t, err)
 			var got []string
-			for _, m := range group.Obstacles(drive) {
+			for _, m := range group.InTheWay(drive) {
 				got = append(got, m.String())
 			}
 			if strings.Join(got, ", ") != c.want {
@@ -103,26 +103,32 @@ func TestWhoIsInTheWay(t *testing.T) {
 
 func TestTheDriveItselfIsInTheWayOfItsSibling(t *testing.T) {
 	root, _ := tree{}.grouped("0000:01:00.0", "0x010802", "nvme").grouped("0000:01:00.1", "0x010802", "").root(t)
-	group, err := Read(root, 7)
+	group, err := ReadGroup(root, 7)
 	must(t, err)
-	if in := group.Obstacles(pci.Address{Bus: 1, Function: 1}); len(in) != 1 || in[0].Address != drive {
+	if in := group.InTheWay(pci.Address{Bus: 1, Function: 1}); len(in) != 1 || in[0].Address != drive {
 		t.Errorf("in the way: %v, want %s", in, drive)
 	}
 }
 
 func TestTheState(t *testing.T) {
+	const parameter = "module/vfio/parameters/enable_unsafe_noiommu_mode"
 	for _, c := range []struct {
-		name  string
-		files tree
-		want  State
-		works bool
+		name   string
+		files  tree
+		want   State
+		works  bool
+		remedy string // a part of it
 	}{
-		{"nothing at all", tree{}, State{}, false},
-		{"empty directories", tree{"kernel/iommu_groups/": "", "class/iommu/": ""}, State{}, false},
-		{"two groups", tree{"kernel/iommu_groups/0/": "", "kernel/iommu_groups/1/name": "\n", "class/iommu/dmar1/": "", "class/iommu/dmar0/": ""},
-			State{Groups: 2, Units: []string{"dmar0", "dmar1"}}, true},
-		{"a unit without a device", tree{"class/iommu/dmar0/": ""}, State{Units: []string{"dmar0"}}, false},
-		{"vfio's own group is no IOMMU", tree{"kernel/iommu_groups/0/name": "vfio-noiommu\n"}, State{}, false},
+		{"nothing at all", tree{}, State{}, false, "intel_iommu=on"},
+		{"empty directories", tree{"kernel/iommu_groups/": "", "class/iommu/": ""}, State{}, false, "no IOMMU is at work"},
+		{"two groups", tree{"kernel/iommu_groups/0/": "", "kernel/iommu_groups/1/name": "\n", "class/iommu/dmar0/": ""},
+			State{Groups: 2, Units: []string{"dmar0"}}, true, "does not cover this device"},
+		{"a unit without a device", tree{"class/iommu/dmar0/": "", "class/iommu/dmar1/": ""},
+			State{Units: []string{"dmar0", "dmar1"}}, false, "the IOMMU (dmar0, dmar1) has no device"},
+		{"vfio's own group is no IOMMU", tree{"kernel/iommu_groups/0/name": "vfio-noiommu\n", parameter: "Y\n"},
+			State{NoIOMMU: true, CanNoIOMMU: true}, false, ""},
+		{"no-IOMMU mode known and off", tree{parameter: "N\n"},
+			State{CanNoIOMMU: true}, false, "enable_unsafe_noiommu_mode"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			root, _ := c.files.root(t)
@@ -132,27 +138,12 @@ func TestTheState(t *testing.T) {
 				t.Error(diff)
 			}
 			if got.Works() != c.works {
-				t.Errorf("Works: %v, want %v", got.Works(), c.works)
+				t.Errorf("Works: %v", got.Works())
+			}
+			if r := got.Remedy(); !strings.Contains(r, c.remedy) || c.remedy == "" && r != "" {
+				t.Errorf("Remedy %q, want one with %q", r, c.remedy)
 			}
 		})
-	}
-}
-
-func TestNoIOMMUMode(t *testing.T) {
-	const parameter = "module/vfio/parameters/enable_unsafe_noiommu_mode"
-	for _, c := range []struct {
-		name  string
-		files tree
-		want  bool
-	}{
-		{"vfio not loaded, or built without it", tree{}, false},
-		{"off", tree{parameter: "N\n"}, false},
-		{"on", tree{parameter: "Y\n"}, true},
-	} {
-		root, _ := c.files.root(t)
-		if got := NoIOMMUMode(root); got != c.want {
-			t.Errorf("%s: %v, want %v", c.name, got, c.want)
-		}
 	}
 }
 
