@@ -20,18 +20,18 @@ func TestCallGivesTheErrorThatTheHandlerReturned(t *testing.T) {
 		client := newClient(start(t).dial(Peer{}))
 		err := client.Call(t.Context(), Interface+".Refuse", nil, nil)
 		var got *Error
-		if !errors.As(err, &got) || got.Name != ErrorRefused {
-			t.Fatalf("Call = %v, want %s", err, ErrorRefused)
+		if !errors.As(err, &got) || got.Name != errBusy().Name {
+			t.Fatalf("Call = %v, want %s", err, errBusy().Name)
 		}
-		if !errors.Is(err, &Error{Name: ErrorRefused}) || errors.Is(err, &Error{Name: ErrorGone}) {
+		if !errors.Is(err, errBusy()) || errors.Is(err, &Error{Name: ErrorFailed}) {
 			t.Errorf("errors.Is does not go by the name of %v", err)
 		}
-		var problem Problem
-		if err := json.Unmarshal(got.Parameters, &problem); err != nil {
+		var carried busy
+		if err := json.Unmarshal(got.Parameters, &carried); err != nil {
 			t.Fatal(err)
 		}
-		if want := (Problem{Address: "0000:01:00.0", Reason: "mounted"}); problem != want {
-			t.Errorf("the error carries %+v, want %+v", problem, want)
+		if want := (busy{Address: "0000:01:00.0", Reason: "mounted"}); carried != want {
+			t.Errorf("the error carries %+v, want %+v", carried, want)
 		}
 	})
 }
@@ -41,9 +41,10 @@ func TestErrorInWords(t *testing.T) {
 		err  *Error
 		want string
 	}{
-		{NewError(ErrorRefused, Problem{Reason: "mounted"}), "mounted"},
-		{NewError(service+".PermissionDenied", struct{}{}), "org.varlink.service.PermissionDenied"},
-		{&Error{Name: service + ".PermissionDenied"}, "org.varlink.service.PermissionDenied"},
+		{NewError(ErrorFailed, Failure{Reason: "mounted"}), "mounted"},
+		{NewError(service+".PermissionDenied", struct{}{}), "only root may do that: try again with sudo"},
+		{NewError(service+".ExpectedMore", struct{}{}), "org.varlink.service.ExpectedMore"},
+		{&Error{Name: service + ".ExpectedMore"}, "org.varlink.service.ExpectedMore"},
 		{NewError(service+".MethodNotFound", map[string]string{"method": "a.B"}), `org.varlink.service.MethodNotFound {"method":"a.B"}`},
 		{&Error{Name: "a.B", Parameters: json.RawMessage("7")}, "a.B 7"},
 	}

@@ -91,7 +91,7 @@ func harmless() map[string]Handler {
 			return c.Peer, nil
 		}},
 		Interface + ".Refuse": {Handle: func(context.Context, *Call) (any, error) {
-			return nil, NewError(ErrorRefused, Problem{Address: "0000:01:00.0", Reason: "mounted"})
+			return nil, errBusy()
 		}},
 		Interface + ".Break": {Handle: func(context.Context, *Call) (any, error) {
 			return nil, fmt.Errorf("unbind nvme: %w", syscall.ENODEV)
@@ -108,6 +108,16 @@ func harmless() map[string]Handler {
 			return nil, nil
 		}},
 	}
+}
+
+// busy is what a handler's own error carries.
+type busy struct {
+	Address string `json:"address"`
+	Reason  string `json:"reason"`
+}
+
+func errBusy() *Error {
+	return NewError("org.example.Busy", busy{Address: "0000:01:00.0", Reason: "mounted"})
 }
 
 // dial connects as that user.

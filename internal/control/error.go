@@ -10,10 +10,12 @@ import (
 // itself.
 var ErrNoDaemon = errors.New("no daemon listens")
 
+const errPermission = service + ".PermissionDenied"
+
 // Error is an error that travels: a handler returns it, and the client's Call
 // returns the same on the other side.
 type Error struct {
-	// Name is qualified by its interface, such as io.vfiohotplug.Refused.
+	// Name is qualified by its interface, such as io.vfiohotplug.Failed.
 	Name string
 	// Parameters is a JSON object, or nothing.
 	Parameters json.RawMessage
@@ -31,9 +33,12 @@ func NewError(name string, parameters any) *Error {
 // Error gives the reason in words where there is one, and the name and
 // parameters otherwise.
 func (e *Error) Error() string {
-	var problem Problem
-	if json.Unmarshal(e.Parameters, &problem) == nil && problem.Reason != "" {
-		return problem.Reason
+	var failure Failure
+	if json.Unmarshal(e.Parameters, &failure) == nil && failure.Reason != "" {
+		return failure.Reason
+	}
+	if e.Name == errPermission {
+		return "only root may do that: try again with sudo"
 	}
 	if len(e.Parameters) == 0 || string(e.Parameters) == "{}" {
 		return e.Name
@@ -41,7 +46,7 @@ func (e *Error) Error() string {
 	return e.Name + " " + string(e.Parameters)
 }
 
-// Is makes errors.Is compare by name: errors.Is(err, &Error{Name: ErrorRefused}).
+// Is makes errors.Is compare by name: errors.Is(err, &Error{Name: ErrorFailed}).
 func (e *Error) Is(target error) bool {
 	t, ok := target.(*Error)
 	return ok && t.Name == e.Name
@@ -53,5 +58,5 @@ func travelling(err error) *Error {
 	if errors.As(err, &e) {
 		return e
 	}
-	return NewError(ErrorFailed, Problem{Reason: err.Error()})
+	return NewError(ErrorFailed, Failure{Reason: err.Error()})
 }

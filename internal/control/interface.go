@@ -22,26 +22,27 @@ const (
 	MethodRelease = Interface + ".Release"
 )
 
-// Errors of the interface, besides those of org.varlink.service.
-const (
-	ErrorRefused = Interface + ".Refused"
-	ErrorFailed  = Interface + ".Failed"
-	ErrorGone    = Interface + ".Gone"
-)
+// ErrorFailed is the interface's error, besides those of org.varlink.service.
+// What became of a device is no error but an outcome.
+const ErrorFailed = Interface + ".Failed"
 
 // Device is one PCI function as Status, Bind and Release tell it. The
 // interface file says what each field means.
 type Device struct {
-	Address    string `json:"address"`
-	Slot       string `json:"slot,omitempty"`
-	ID         string `json:"id"`
-	Class      string `json:"class"`
-	Driver     string `json:"driver,omitempty"`
-	IOMMUGroup *int   `json:"iommu_group,omitempty"`
-	Node       string `json:"node,omitempty"`
-	Rule       string `json:"rule,omitempty"`
-	Outcome    string `json:"outcome,omitempty"`
-	Reason     string `json:"reason,omitempty"`
+	Address     string `json:"address"`
+	Slot        string `json:"slot,omitempty"`
+	ID          string `json:"id,omitempty"`
+	Class       string `json:"class,omitempty"`
+	NUMANode    *int   `json:"numa_node,omitempty"`
+	Driver      string `json:"driver,omitempty"`
+	From        string `json:"from,omitempty"`
+	IOMMUGroup  *int   `json:"iommu_group,omitempty"`
+	Node        string `json:"node,omitempty"`
+	Rule        string `json:"rule,omitempty"`
+	Outcome     string `json:"outcome,omitempty"`
+	Reason      string `json:"reason,omitempty"`
+	Remedy      string `json:"remedy,omitempty"`
+	LatencyUsec int64  `json:"latency_usec,omitempty"`
 }
 
 // StatusRequest is what Status takes.
@@ -71,10 +72,9 @@ type DeviceReply struct {
 	Device Device `json:"device"`
 }
 
-// Problem is what Refused, Failed and Gone carry.
-type Problem struct {
-	Address string `json:"address,omitempty"`
-	Reason  string `json:"reason"`
+// Failure is what ErrorFailed carries.
+type Failure struct {
+	Reason string `json:"reason"`
 }
 
 //go:embed io.vfiohotplug.varlink

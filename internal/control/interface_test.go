@@ -21,9 +21,7 @@ func TestTypesFollowTheInterfaceFile(t *testing.T) {
 		{"method Bind(address: string, driver: ?string, takeover: ?string) -> ", DeviceReply{}},
 		{"method Release", ReleaseRequest{}},
 		{"method Release(address: string) -> ", DeviceReply{}},
-		{"error Refused ", Problem{}},
-		{"error Failed ", Problem{}},
-		{"error Gone ", Problem{}},
+		{"error Failed ", Failure{}},
 	}
 	comment := regexp.MustCompile(`#.*`)
 	for _, tt := range tests {
@@ -54,7 +52,7 @@ func jsonNames(v any) (names []string) {
 func TestEveryNameIsInTheInterfaceFile(t *testing.T) {
 	for name, kind := range map[string]string{
 		MethodStatus: "method", MethodBind: "method", MethodRelease: "method",
-		ErrorRefused: "error", ErrorFailed: "error", ErrorGone: "error",
+		ErrorFailed: "error",
 	} {
 		short := strings.TrimPrefix(name, Interface+".")
 		if !regexp.MustCompile(kind + ` ` + short + ` ?\(`).MatchString(description) {

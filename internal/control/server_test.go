@@ -62,7 +62,7 @@ func TestServerAnswers(t *testing.T) {
 		},
 		{
 			"an error that names itself", root, `{"method":"io.vfiohotplug.Refuse"}`,
-			`{"parameters":{"address":"0000:01:00.0","reason":"mounted"},"error":"io.vfiohotplug.Refused"}`,
+			`{"parameters":{"address":"0000:01:00.0","reason":"mounted"},"error":"org.example.Busy"}`,
 		},
 		{
 			"any other error", root, `{"method":"io.vfiohotplug.Break"}`,

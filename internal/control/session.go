@@ -104,7 +104,7 @@ func (s *session) call(ctx context.Context, c call) (json.RawMessage, error) {
 	case err != nil:
 		return nil, err
 	case h.Root && s.peer.UID != 0:
-		return nil, NewError(service+".PermissionDenied", struct{}{})
+		return nil, NewError(errPermission, struct{}{})
 	case h.Stream && !c.More:
 		return nil, NewError(service+".ExpectedMore", struct{}{})
 	}
