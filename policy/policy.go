@@ -5,7 +5,11 @@
 // The files are described in vfio-hotplug-policy(5).
 package policy
 
-import "slices"
+import (
+	"slices"
+
+	"vfio-hotplug/internal/pci"
+)
 
 // Policy is a list of rules. It does not change once it is loaded, so that any
 // number of goroutines may ask it. The zero Policy, and a nil one, have no rule
@@ -53,16 +57,13 @@ func newPolicy(rules []Rule, files []string) *Policy {
 }
 
 // Facts is a set of what a rule may look at besides IDs, class and address.
-type Facts uint8
+type Facts = pci.Facts
 
-// The facts that cost extra reads in sysfs.
+// The facts that rules look at.
 const (
-	Slot     Facts = 1 << iota // Device.Slot
-	Upstream                   // Device.Upstream
-	NUMA                       // Device.NUMANode
-	DSN                        // Device.DSN
-	PhysFn                     // Device.PhysFn and Device.VirtFn
+	Slot     = pci.FactSlot     // Device.Slot
+	Upstream = pci.FactUpstream // Device.Upstream
+	NUMA     = pci.FactNUMA     // Device.NUMANode
+	DSN      = pci.FactDSN      // Device.DSN
+	PhysFn   = pci.FactPhysFn   // Device.PhysFn and Device.VirtFn
 )
-
-// Has reports whether all of want are in f.
-func (f Facts) Has(want Facts) bool { return f&want == want }
