@@ -37,10 +37,19 @@ func anyAddress(globs []addressGlob, a pci.Address) bool {
 	return false
 }
 
+// parseAddress reads an address for a message that shows it already.
+func parseAddress(s string) (pci.Address, error) {
+	a, err := pci.ParseAddress(s)
+	if err != nil {
+		return a, errors.New("not a PCI address: want dddd:bb:dd.f, such as 0000:01:00.0")
+	}
+	return a, nil
+}
+
 // parseAddressGlob reads a pattern. Upper case is as good as lower case, and a
 // pattern without a domain is about domain 0, as with lspci.
 func parseAddressGlob(s string) (addressGlob, error) {
-	a, err := pci.ParseAddress(s)
+	a, err := parseAddress(s)
 	if err == nil {
 		return addressGlob{exact: a}, nil
 	}

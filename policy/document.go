@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sort"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/pelletier/go-toml/v2"
@@ -21,7 +22,7 @@ type document struct {
 	data   []byte
 	lines  []int // where each line starts
 	root   *node
-	bad    span // the last syntax error
+	bad    int // where the last syntax error stands
 	faults []Fault
 }
 
@@ -43,7 +44,6 @@ func readDocument(name string, data []byte) *document {
 		return d
 	}
 	d.parse()
-	d.check()
 	return d
 }
 
@@ -63,8 +63,8 @@ func (d *document) parse() {
 			return
 		}
 		bad := d.syntaxFault(&parser, start, err)
-		b.interrupt(bad)
-		start = d.nextRule(start, bad.from)
+		b.interrupt(span{bad, bad})
+		start = d.nextRule(start, bad)
 	}
 }
 
@@ -87,42 +87,49 @@ func (d *document) nextRule(start, bad int) int {
 	return -1
 }
 
-// check lets go-toml have the last word: its decoder knows rules of TOML that the
-// tree does not. It is asked only about what looks right so far.
+// check lets go-toml have the last word on a document without faults: its decoder
+// knows rules of TOML that the tree does not.
 func (d *document) check() {
-	if len(d.faults) > 0 {
-		return
-	}
 	var ignored map[string]any
 	err := toml.Unmarshal(d.data, &ignored)
 	if err == nil {
 		return
 	}
-	fault := Fault{File: d.name, Line: 1, Column: 1, Message: err.Error()}
+	at := 0
 	var decode *toml.DecodeError
 	if errors.As(err, &decode) {
-		fault.Line, fault.Column = decode.Position()
+		line, column := decode.Position()
+		at = d.lines[line-1] + column - 1
 	}
-	d.faults = append(d.faults, fault)
+	d.faultInLine(at, strings.TrimPrefix(err.Error(), "toml: "))
 }
 
 // syntaxFault notes err, on which a parser gave up that had begun at the offset
-// start, and gives its place.
-func (d *document) syntaxFault(parser *unstable.Parser, start int, err error) span {
+// start, and gives its offset.
+func (d *document) syntaxFault(parser *unstable.Parser, start int, err error) int {
 	var syntax *unstable.ParserError
 	if !errors.As(err, &syntax) {
-		d.fault(span{start, start}, "%v", err)
-		return span{start, start}
+		d.faultInLine(start, err.Error())
+		return start
 	}
-	r := parser.Range(syntax.Highlight)
-	at := span{start + int(r.Offset), start + int(r.Offset+r.Length)}
-	if d.bad == at && at.from > 0 {
-		return at // a second try at the same [[rule]]
+	at := start + int(parser.Range(syntax.Highlight).Offset)
+	if start == 0 || at != d.bad { // else a second try at the same [[rule]]
+		d.faultInLine(at, syntax.Message)
 	}
 	d.bad = at
-	d.fault(at, "%s", syntax.Message)
-	d.faults[len(d.faults)-1].Text = excerpt(d.line(at.from))
 	return at
+}
+
+// faultInLine notes that something is wrong at an offset, and shows its line.
+func (d *document) faultInLine(at int, message string) {
+	line, column := d.place(at)
+	d.faults = append(d.faults, Fault{
+		File:    d.name,
+		Line:    line,
+		Column:  column,
+		Text:    excerpt(d.line(line)),
+		Message: message,
+	})
 }
 
 // fault notes that something is wrong with the text in at.
@@ -143,9 +150,8 @@ func (d *document) place(offset int) (line, column int) {
 	return line, offset - d.lines[line-1] + 1
 }
 
-// line gives the line that an offset is in, without the space around it.
-func (d *document) line(offset int) string {
-	line, _ := d.place(offset)
+// line gives the text of a line, counted from 1, without the space around it.
+func (d *document) line(line int) string {
 	text, _, _ := bytes.Cut(d.data[d.lines[line-1]:], []byte("\n"))
 	return string(bytes.TrimSpace(text))
 }

@@ -32,6 +32,9 @@ func compile(files []file) (*Policy, error) {
 		}
 		c := compiler{document: readDocument(f.name, f.data), names: names}
 		rules = append(rules, c.rules()...)
+		if len(c.document.faults) == 0 {
+			c.document.check()
+		}
 		faults = append(faults, byPlace(c.document.faults)...)
 	}
 	if len(faults) > 0 {

@@ -123,9 +123,9 @@ func (m *match) add(k key, n *node) error {
 	case keySlot:
 		return addText(&m.slot, n, parseSlot, `a slot is a string, such as "7" or "1..24"`)
 	case keyBehind:
-		return addText(&m.behind, n, pci.ParseAddress, `an address is a string, such as "0000:00:1c.0"`)
+		return addText(&m.behind, n, parseAddress, `an address is a string, such as "0000:00:1c.0"`)
 	case keyPhysFn:
-		return addText(&m.physfn, n, pci.ParseAddress, `an address is a string, such as "0000:01:00.0"`)
+		return addText(&m.physfn, n, parseAddress, `an address is a string, such as "0000:01:00.0"`)
 	case keyNUMA:
 		return addNode(&m.numa, n)
 	case keyDSN:
@@ -173,7 +173,7 @@ func addID(values *[]pci.ID, n *node) error {
 		if meant, ok := hexID(n.raw); ok {
 			return fmt.Errorf("write an ID in hex; did you mean %s?", meant)
 		}
-		return fmt.Errorf("write an ID in hex; in decimal, this is %s", pci.ID(id))
+		return fmt.Errorf("write an ID in hex: this number is %s", pci.ID(id))
 	}
 	*values = append(*values, pci.ID(id))
 	return nil

@@ -3,7 +3,6 @@ package policy
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"unicode"
 )
@@ -71,7 +70,7 @@ func checkSlotName(s string) error {
 		return errors.New("the name of a slot is empty; a device without a slot has no name to match")
 	case len(s) > 64:
 		return errors.New("no slot has so long a name")
-	case strings.ContainsFunc(s, func(r rune) bool { return r == '/' || unicode.IsSpace(r) || !strconv.IsPrint(r) }):
+	case strings.TrimSpace(s) != s || strings.ContainsFunc(s, func(r rune) bool { return r == '/' || !unicode.IsPrint(r) }):
 		return errors.New("no slot has such a name: see the folders in /sys/bus/pci/slots")
 	}
 	return nil

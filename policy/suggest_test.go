@@ -1,0 +1,38 @@
+package policy
+
+import "testing"
+
+func TestNearest(t *testing.T) {
+	keys := ruleKeys()
+	for word, want := range map[string]string{
+		"nmae":      "name",
+		"Name":      "name",
+		"drivers":   "driver",
+		"take_over": "takeover",
+		"tak":       "",
+		"vmdd":      "vmd",
+		"colour":    "",
+		"":          "",
+		"matching":  "match",
+		"aktion":    "action",
+	} {
+		if got := nearest(word, keys...); got != want {
+			t.Errorf("%q: got %q, want %q", word, got, want)
+		}
+	}
+}
+
+func TestDistance(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0}, {"", "abc", 3}, {"abc", "", 3}, {"abc", "abc", 0},
+		{"abc", "acb", 1}, {"abc", "ab", 1}, {"abc", "abcd", 1}, {"abc", "axc", 1},
+		{"kitten", "sitting", 3}, {"ca", "abc", 3},
+	} {
+		if got := distance(c.a, c.b); got != c.want {
+			t.Errorf("%q, %q: got %d, want %d", c.a, c.b, got, c.want)
+		}
+	}
+}
