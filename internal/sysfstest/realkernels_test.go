@@ -1,0 +1,118 @@
+package sysfstest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"vfio-hotplug/internal/vmtest"
+)
+
+// TestContractOfRealKernels runs TestContractOfThisKernel in guests.
+func TestContractOfRealKernels(t *testing.T) {
+	vmtest.EachKernel(t, func(t *testing.T, k vmtest.Kernel) {
+		program := compile(t)
+		for _, hotplug := range []vmtest.Hotplug{vmtest.Native, vmtest.ACPI} {
+			t.Run(hotplug.String(), func(t *testing.T) {
+				lab := vmtest.Boot(t, vmtest.Config{
+					Kernel:  k,
+					Hotplug: hotplug,
+					Bays:    2,
+					Modules: []string{"nvme", "vfio_iommu_type1", "vfio-pci"},
+					Files:   map[string]string{"/bin/sysfstest": program},
+				})
+				run(t, lab)
+			})
+		}
+	})
+}
+
+// compile makes a program of this package's tests that runs in a guest.
+func compile(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "sysfstest")
+	cmd := exec.Command("go", "test", "-c", "-o", program, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go test -c: %v\n%s", err, out)
+	}
+	return program
+}
+
+// run runs the contract and does what it asks its host to do.
+func run(t *testing.T, lab *vmtest.Lab) {
+	t.Helper()
+	const replies = "/run/sysfstest"
+	p := lab.Start(vmtest.Background{
+		Argv: []string{"/bin/sysfstest", "-test.v", "-test.run=^TestContractOfThisKernel$"},
+		Env:  []string{"SYSFSTEST_REPLIES=" + replies},
+	})
+	for since := 0; ; {
+		ctx, cancel := lab.Step()
+		lines, err := p.Process.Lines(ctx, since, "^lab: ")
+		cancel()
+		since += len(lines)
+		if errors.Is(err, vmtest.ErrEnded) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		reply := "ok"
+		if err := obey(t.Context(), lab, lines[len(lines)-1].Text); err != nil {
+			reply = strings.ReplaceAll(err.Error(), "\n", " ")
+		}
+		lab.WriteFile(replies, reply+"\n")
+	}
+	judge(t, p)
+}
+
+// obey does what one line of the contract asks for.
+func obey(ctx context.Context, lab *vmtest.Lab, line string) error {
+	words := strings.Fields(line)
+	if len(words) != 3 {
+		return fmt.Errorf("%q is no request", line)
+	}
+	switch what, argument := words[1], words[2]; what {
+	case "load":
+		return lab.Guest.LoadModule(ctx, argument, "")
+	case "unload":
+		return lab.Guest.UnloadModule(ctx, argument)
+	case "plug", "unplug":
+		bay, err := strconv.Atoi(argument)
+		if err != nil {
+			return err
+		}
+		if what == "unplug" {
+			return lab.Guest.Unplug(ctx, bay)
+		}
+		return lab.Guest.Plug(ctx, bay, vmtest.Device{})
+	}
+	return fmt.Errorf("%q is no request", line)
+}
+
+// judge repeats what the contract found.
+func judge(t *testing.T, p *vmtest.LabProcess) {
+	t.Helper()
+	held := regexp.MustCompile(`^ +--- PASS: `)
+	count := 0
+	var all strings.Builder
+	for _, line := range p.Output() {
+		if held.MatchString(line.Text) {
+			count++
+		}
+		fmt.Fprintln(&all, line.Text)
+	}
+	if end := p.Wait(); end.Code != 0 || count == 0 {
+		t.Errorf("the contract does not hold: exit code %d %s\n%s", end.Code, end.Signal, all.String())
+		return
+	}
+	t.Logf("%d statements hold", count)
+}
