@@ -5,21 +5,21 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Text is an slog.Handler that writes one readable line a record:
 //
 //	12:03:44.123 INFO  bound 0000:01:00.0 to vfio-pci  rule="front bays" latency=4.2ms
 //
-// Groups are joined to the key with a dot. The address and the driver are not
-// repeated when the message names them; the MessageID is not shown. Handle
-// blocks while the writer does.
+// Groups are joined to the key with a dot. A string that the message says
+// already is not repeated, and the MessageID is not shown. Handle blocks while
+// the writer does.
 type Text struct {
 	out   *output
 	level slog.Leveler
@@ -87,14 +87,37 @@ func (h *Text) line(r slog.Record) []byte {
 	return append(b, '\n')
 }
 
-// hidden tells whether a reader would see the same word twice, or a number
+// hidden tells whether a reader would see the same words twice, or a number
 // that is meant for a machine.
 func hidden(f field, value, message string) bool {
-	if _, ok := f.value.Any().(MessageID); ok {
+	switch v := f.value.Any().(type) {
+	case MessageID:
 		return true
+	case string:
+		return v != "" && says(message, value)
 	}
-	named := f.key == KeyAddress || f.key == KeyDriver
-	return named && slices.Contains(strings.Fields(message), value)
+	return false
+}
+
+// says tells whether the words stand in the message, and not as a part of a
+// longer word.
+func says(message, words string) bool {
+	for at := 0; ; at++ {
+		next := strings.Index(message[at:], words)
+		if next < 0 {
+			return false
+		}
+		at += next
+		before, _ := utf8.DecodeLastRuneInString(message[:at])
+		after, _ := utf8.DecodeRuneInString(message[at+len(words):])
+		if !inWord(before) && !inWord(after) {
+			return true
+		}
+	}
+}
+
+func inWord(r rune) bool {
+	return unicode.IsLetter(r) || unicode.IsDigit(r) || r == '-' || r == '_'
 }
 
 func shown(v slog.Value) string {

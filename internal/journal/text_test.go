@@ -87,9 +87,23 @@ func TestTextLine(t *testing.T) {
 			`12:03:44.123 INFO  see 10000:01:00.0  pci_address=0000:01:00.0`,
 		},
 		{
-			"any other value that the message names", slog.LevelInfo, "rule bays",
-			[]slog.Attr{slog.String(KeyRule, "bays")},
-			`12:03:44.123 INFO  rule bays  rule=bays`,
+			"a reason of many words that the message gives", slog.LevelWarn, "refused to take 0000:01:00.0: mounted at /srv; next: umount /srv",
+			[]slog.Attr{
+				slog.String(KeyAddress, "0000:01:00.0"),
+				slog.String(KeyReason, "mounted at /srv"),
+				slog.String(KeyDriver, "nvme"),
+			},
+			`12:03:44.123 WARN  refused to take 0000:01:00.0: mounted at /srv; next: umount /srv  driver=nvme`,
+		},
+		{
+			"a word that is a part of one first, and then itself", slog.LevelInfo, "vfio-pci-core before vfio-pci",
+			[]slog.Attr{slog.String(KeyDriver, "vfio-pci")},
+			`12:03:44.123 INFO  vfio-pci-core before vfio-pci`,
+		},
+		{
+			"a number that the message happens to have", slog.LevelInfo, "found 14 devices",
+			[]slog.Attr{slog.Int(KeyGroup, 14)},
+			`12:03:44.123 INFO  found 14 devices  iommu_group=14`,
 		},
 		{
 			"an error", slog.LevelError, "unbind",
