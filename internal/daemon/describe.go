@@ -40,7 +40,7 @@ func Describe(line operate.Line, last operate.Result) control.Device {
 	}
 	// What was taken is told by the ledger, which outlives the daemon; the rest
 	// only by the last result.
-	if line.Entry == nil && last.Outcome != "" && last.Driver == line.Driver {
+	if line.Entry == nil && last.Outcome != "" && (!last.Outcome.Bound() || last.Driver == line.Driver) {
 		out.Outcome, out.Reason, out.Remedy = string(last.Outcome), last.Reason, last.Remedy
 	}
 	return out

@@ -1,0 +1,27 @@
+package scenario
+
+import (
+	"context"
+	"path"
+)
+
+// block gives the node of the first namespace of the drive in a bay.
+func (h *house) block(bay int) string {
+	h.t.Helper()
+	h.waitBlock(bay)
+	return "/dev/" + path.Base(h.Glob(h.namespaces(bay))[0])
+}
+
+// waitBlock waits until nvme shows the drive's first namespace.
+func (h *house) waitBlock(bay int) {
+	h.t.Helper()
+	pattern := h.namespaces(bay)
+	h.WaitFor("a namespace like "+pattern, func(ctx context.Context) (bool, error) {
+		names, err := h.Guest.Glob(ctx, pattern)
+		return len(names) > 0, err
+	})
+}
+
+func (h *house) namespaces(bay int) string {
+	return "/sys/bus/pci/devices/" + h.Address(bay) + "/nvme/nvme*/nvme*n*"
+}

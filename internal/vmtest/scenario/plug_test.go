@@ -1,0 +1,146 @@
+package scenario
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+
+	"vfio-hotplug/internal/vmtest"
+)
+
+// TestGuestPlug: a drive comes up under vfio-pci, goes, and another comes into
+// the same bay; a network card that no rule names is never written to.
+func TestGuestPlug(t *testing.T) {
+	vmtest.EachKernel(t, func(t *testing.T, k vmtest.Kernel) {
+		for _, hotplug := range []vmtest.Hotplug{vmtest.Native, vmtest.ACPI} {
+			t.Run(hotplug.String(), func(t *testing.T) {
+				h := enter(t, vmtest.Config{Kernel: k, Hotplug: hotplug, Modules: append(modules(), "e1000e")}, everyNVMe)
+				h.leaveAlone(5)
+				h.Plug(5, vmtest.NIC())
+				h.Plug(0, vmtest.Device{Serial: "FIRST"})
+				h.taken(0, "vfio-pci")
+				h.WaitDriver(5, "e1000e")
+				h.told(5, "left")
+				h.Unplug(0)
+				h.daemon.WaitLine(h.Address(0) + " is gone")
+				h.Plug(0, vmtest.Device{Serial: "SECOND"})
+				h.taken(0, "vfio-pci")
+				h.done()
+			})
+		}
+	})
+}
+
+// TestGuestBurst: every bay is filled at once, but for the last, which the
+// policy leaves alone.
+func TestGuestBurst(t *testing.T) {
+	vmtest.EachKernel(t, func(t *testing.T, k vmtest.Kernel) {
+		last := vmtest.DefaultBays - 1
+		h := enter(t, vmtest.Config{Kernel: k, Modules: modules()}, everyNVMe+`
+[[rule]]
+name   = "log drive"
+match  = { behind = "`+vmtest.PortAddress(last)+`" }
+action = "leave"
+`)
+		h.leaveAlone(last)
+		for bay := range vmtest.DefaultBays {
+			h.Plug(bay, vmtest.Device{})
+		}
+		for bay := range last {
+			h.taken(bay, "vfio-pci")
+		}
+		h.WaitDriver(last, "nvme")
+		h.told(last, "left")
+		h.done()
+	})
+}
+
+// TestGuestNVMeComesLater: vfio-pci is not loaded, nor is nvme. The daemon has
+// vfio-pci loaded and says so; nvme, loaded afterwards, keeps off.
+func TestGuestNVMeComesLater(t *testing.T) {
+	vmtest.EachKernel(t, func(t *testing.T, k vmtest.Kernel) {
+		h := enter(t, vmtest.Config{Kernel: k}, everyNVMe)
+		h.Plug(0, vmtest.Device{})
+		h.taken(0, "vfio-pci")
+		h.LoadModule("nvme", "")
+		h.Plug(1, vmtest.Device{})
+		h.taken(1, "vfio-pci")
+		if driver := h.Driver(0); driver != "vfio-pci" {
+			t.Errorf("after nvme was loaded: driver %q", driver)
+		}
+		h.done()
+	})
+}
+
+// TestGuestUIO: a rule asks for uio_pci_generic, also without an IOMMU.
+func TestGuestUIO(t *testing.T) {
+	vmtest.EachKernel(t, func(t *testing.T, k vmtest.Kernel) {
+		h := enter(t, vmtest.Config{Kernel: k, NoIOMMU: true, Modules: []string{"nvme", "uio_pci_generic"}}, `
+[[rule]]
+name   = "for uio"
+match  = { class = "nvme" }
+driver = "uio_pci_generic"
+`)
+		h.Plug(0, vmtest.Device{})
+		if d := h.taken(0, "uio_pci_generic"); !strings.HasPrefix(d.Node, "/dev/uio") {
+			t.Errorf("node %q, want /dev/uioN", d.Node)
+		}
+		h.done()
+	})
+}
+
+// TestGuestCannot: where vfio-pci cannot have the drive, the drive ends with
+// nvme as if we had not been there, and the reason and the remedy are told.
+func TestGuestCannot(t *testing.T) {
+	vmtest.EachKernel(t, func(t *testing.T, k vmtest.Kernel) {
+		t.Run("no IOMMU", func(t *testing.T) {
+			h := enter(t, vmtest.Config{Kernel: k, NoIOMMU: true, Modules: modules()}, everyNVMe)
+			h.leaveAlone(0)
+			h.Plug(0, vmtest.Device{})
+			h.WaitDriver(0, "nvme")
+			if d := h.settled(0, "refused"); !strings.Contains(d.Reason, "IOMMU") || !strings.Contains(d.Remedy, "intel_iommu=on") {
+				t.Errorf("refused because of %q, remedy %q", d.Reason, d.Remedy)
+			}
+			h.refused("IOMMU", "bind", h.Address(0))
+			h.done()
+		})
+		t.Run("no vfio-pci", func(t *testing.T) {
+			h := boot(t, vmtest.Config{Kernel: k, Modules: []string{"nvme"}}, everyNVMe)
+			h.Do("sh", "-c", "rm $(find /lib/modules -name 'vfio-pci.ko*')")
+			h.start()
+			h.leaveAlone(0)
+			h.Plug(0, vmtest.Device{})
+			h.WaitDriver(0, "nvme")
+			if d := h.settled(0, "refused"); !strings.Contains(d.Reason, "vfio-pci") || !strings.Contains(d.Remedy, "modprobe vfio-pci") {
+				t.Errorf("refused because of %q, remedy %q", d.Reason, d.Remedy)
+			}
+			h.done()
+		})
+	})
+}
+
+// TestGuestKilled: the daemon is killed, drives come, and the next one finds
+// them. A reload with faults changes nothing.
+func TestGuestKilled(t *testing.T) {
+	vmtest.EachKernel(t, func(t *testing.T, k vmtest.Kernel) {
+		h := enter(t, vmtest.Config{Kernel: k, Modules: modules()}, everyNVMe)
+		h.Plug(0, vmtest.Device{})
+		h.taken(0, "vfio-pci")
+		h.daemon.Signal(syscall.SIGKILL)
+		h.daemon.Wait()
+		h.Plug(1, vmtest.Device{})
+		h.WaitDriver(1, "nvme")
+		h.start()
+		h.taken(1, "vfio-pci")
+		if driver := h.Driver(0); driver != "vfio-pci" {
+			t.Errorf("after the restart: driver %q", driver)
+		}
+
+		h.CreateFile("/etc/vfio-hotplug/policy.toml", "[[rule]]\nnme = 1\n", 0o644)
+		h.daemon.Signal(syscall.SIGHUP)
+		h.daemon.WaitLine("policy not reloaded")
+		h.Plug(2, vmtest.Device{})
+		h.taken(2, "vfio-pci")
+		h.done()
+	})
+}
