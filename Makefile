@@ -1,0 +1,87 @@
+# Everything a developer types; .ci/run types the same.
+
+VERSION = $(shell packaging/version)
+# Packages built twice from one commit are the same.
+export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
+
+# Architectures to package, as Go names them.
+ARCHS ?= amd64
+# How long each fuzz target runs.
+FUZZTIME ?= 60s
+# Where tests boot guests: see internal/vmtest.
+GUEST_PACKAGES = ./internal/vmtest/... ./internal/sysfstest
+
+GO_BUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+GO_TOOL  = go tool -modfile=tools/go.mod
+SUDO     = $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: help build test demo proof lint package bench fuzz clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s%s\n", $$1, $$2 }' Makefile
+
+build: ## Build bin/vfio-hotplug, one static program
+	$(GO_BUILD) -o bin/vfio-hotplug ./cmd/vfio-hotplug
+
+test: need-gcc ## Run unit, race, contract and guest tests; fetches QEMU and kernels
+	go run ./internal/vmtest/vmsetup
+	go vet ./...
+	go test -race ./...
+	GUESTS=all go test -count=1 -p 1 -timeout 60m $(GUEST_PACKAGES)
+
+demo: ## Boot a guest, plug drives into it and watch them come up
+	go run ./internal/vmtest/vmsetup
+	go run ./internal/vmtest/demo
+
+proof: ## Run the guest scenarios in large numbers; resumes where it stopped
+	go run ./internal/vmtest/vmsetup
+	go run ./internal/vmtest/proof
+
+lint: need-shellcheck need-mandoc ## Check format, code, scripts, manual pages and modules
+	@unformatted=$$(gofmt -l .) && test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }
+	go vet ./...
+	$(GO_TOOL) staticcheck ./...
+	git ls-files --cached --others --exclude-standard | \
+		xargs awk 'FNR == 1 && /^#!.*sh$$/ { print FILENAME }' | xargs shellcheck
+	mandoc -T lint -W warning packaging/man/*
+	go mod tidy -diff
+	cd tools && go mod tidy -diff
+
+package: ## Make dist/*.deb and dist/*.rpm
+	rm -rf dist
+	@set -e; for arch in $(ARCHS); do $(MAKE) --no-print-directory package-$$arch; done
+
+package-%: stage = dist/stage/$*
+package-%:
+	mkdir -p $(stage)
+	GOOS=linux GOARCH=$* $(GO_BUILD) -o $(stage)/vfio-hotplug ./cmd/vfio-hotplug
+	for page in packaging/man/*; do gzip -9nc "$$page" >"$(stage)/$${page##*/}.gz" || exit; done
+	sed -e 's/@VERSION@/$(VERSION)/' -e "s/@DATE@/$$(date -uRd @$$SOURCE_DATE_EPOCH)/" packaging/deb/changelog | \
+		gzip -9n >$(stage)/changelog.gz
+	set -e; for packager in deb rpm; do \
+		ARCH=$* VERSION=$(VERSION) STAGE=$(stage) $(GO_TOOL) nfpm package --packager $$packager --target dist/; \
+	done
+
+bench: ## Measure the parser of uevents and the policy's decision
+	go test -run '^$$' -bench . -benchmem ./internal/uevent ./policy
+
+fuzz: ## Run each fuzz target for FUZZTIME, one after the other
+	@set -e; targets=$$(go test -list '^Fuzz' ./...) || { echo "$$targets"; exit 1; }; \
+	echo "$$targets" | awk '/^Fuzz/ { f[n++] = $$1 } /^ok/ { for (i = 0; i < n; i++) print $$2, f[i]; n = 0 }' | \
+	while read -r package target; do \
+		echo "$$package $$target"; \
+		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null; \
+	done
+
+clean: ## Remove what the other targets made here
+	rm -rf bin dist
+
+# A program that is not installed is, through apt.
+need-gcc: packages = gcc libc6-dev
+need-%: packages = $*
+need-%:
+	@command -v $* >/dev/null || { \
+		echo "$* is missing; installing $(packages)"; \
+		$(SUDO) apt-get update -qq && \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $(packages); \
+	}
