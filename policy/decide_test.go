@@ -274,6 +274,7 @@ func TestSpellingsOfOneRule(t *testing.T) {
 		"inline":         "[[rule]]\nname = \"r\"\nmatch = { class = \"nvme\", not = { slot = \"8\" } }\n",
 		"dotted":         "[[rule]]\nmatch.class = \"nvme\"\nmatch.not.slot = \"8\"\nname = \"r\"\n",
 		"sub-tables":     "[[rule]]\nname = \"r\"\n[rule.match]\nclass = \"nvme\"\n[rule.match.not]\nslot = \"8\"\n",
+		"inside out":     "[[rule]]\nname = \"r\"\n[rule.match.not]\nslot = \"8\"\n[rule.match]\nclass = \"nvme\"\n",
 		"in a list":      "rule = [ { name = \"r\", match = { class = \"nvme\", not.slot = \"8\" } } ]\n",
 		"quoted keys":    "[[\"rule\"]]\n\"name\" = 'r'\n'match' = { \"class\" = \"nvme\", not = { slot = [\"8\"] } }\n",
 		"over the lines": "[[rule]]\nname = \"r\"\nmatch = {\n  class = [ # drives\n    \"nvme\",\n  ],\n  not = { slot = \"8\" },\n}\n",

@@ -139,7 +139,7 @@ func (d *document) fault(at span, format string, args ...any) {
 		File:    d.name,
 		Line:    line,
 		Column:  column,
-		Text:    excerpt(string(d.data[at.from:at.to])),
+		Text:    excerpt(d.data[at.from:at.to]),
 		Message: fmt.Sprintf(format, args...),
 	})
 }
@@ -151,9 +151,9 @@ func (d *document) place(offset int) (line, column int) {
 }
 
 // line gives the text of a line, counted from 1, without the space around it.
-func (d *document) line(line int) string {
+func (d *document) line(line int) []byte {
 	text, _, _ := bytes.Cut(d.data[d.lines[line-1]:], []byte("\n"))
-	return string(bytes.TrimSpace(text))
+	return bytes.TrimSpace(text)
 }
 
 func lineStarts(data []byte) []int {

@@ -141,3 +141,17 @@ func TestWordsOfThePolicyFile(t *testing.T) {
 		}
 	}
 }
+
+func TestParseTakeover(t *testing.T) {
+	for _, want := range []Takeover{Blank, Never, Idle} {
+		got, err := ParseTakeover(want.String())
+		if err != nil || got != want {
+			t.Errorf("%s: got %s, %v", want, got, err)
+		}
+	}
+	for _, word := range []string{"", "Blank", "always", "Takeover(9)"} {
+		if got, err := ParseTakeover(word); err == nil {
+			t.Errorf("%q is accepted as %s", word, got)
+		}
+	}
+}

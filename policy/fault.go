@@ -67,14 +67,15 @@ func byPlace(faults []Fault) []Fault {
 	return faults
 }
 
-// excerpt makes s fit for one line of a message.
-func excerpt(s string) string {
+// excerpt makes text fit for one line of a message.
+func excerpt[T string | []byte](text T) string {
 	const most = 60
+	s := string(text[:min(len(text), most*utf8.UTFMax+1)])
 	if cut, _, more := strings.Cut(s, "\n"); more {
 		s = strings.TrimRight(cut, " \t\r") + "…"
 	}
-	if utf8.RuneCountInString(s) > most {
-		s = string([]rune(s)[:most]) + "…"
+	if runes := []rune(s); len(runes) > most {
+		s = string(runes[:most]) + "…"
 	}
 	if !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
 		return strconv.Quote(s)

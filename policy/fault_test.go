@@ -69,6 +69,10 @@ func TestFaults(t *testing.T) {
 			`f:3:37: slot: slot is already set in line 3`},
 		{"match twice", inRule("[rule.match]\nslot = \"2\""),
 			`f:4:1: [rule.match]: match is already set in line 3`},
+		{"match as a list of headers", "[[rule]]\nname = \"r\"\n[[rule.match]]\nslot = \"1\"\n",
+			`f:3:1: [[rule.match]]: a list, where a table should be`},
+		{"match, then a list of headers", inRule("[[rule.match]]\nslot = \"2\""),
+			`f:4:1: [[rule.match]]: match is already set in line 3`},
 		{"value used as a table", inRule("driver.name = \"auto\"\n[rule.name.x]"),
 			"f:4:1: driver: a table, where a string should be\n" +
 				"f:5:7: name: name is already set in line 2"},

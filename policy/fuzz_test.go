@@ -3,7 +3,6 @@ package policy
 import (
 	"bytes"
 	"errors"
-	"os"
 	"strings"
 	"testing"
 
@@ -14,17 +13,12 @@ import (
 // the text and are one line each; a policy answers for every device, and explains
 // itself as it decides.
 func FuzzParse(f *testing.F) {
-	for _, name := range []string{"../packaging/policy.toml"} {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(text)
-		f.Add([]byte(examples(string(text))))
+	for _, example := range strings.SplitAfter(examples(readFile(f, shipped)), "\n\n\n") {
+		f.Add([]byte(example)) // small seeds: the fuzzer tries more
 	}
-	f.Add([]byte(hundredRules()))
 	f.Add([]byte("rule = [ { name = 'r', match.class = [ 0x01, \"nic\" ], match.not.slot = '?-*' } ]"))
 	f.Add([]byte("[rule]\nname = \"r\nmatch = {\n[[rule]]\n[rule.match]\nvendor = [8086, []]\n[[rule]] #"))
+	f.Add([]byte("[[rule]]\nname = \"\\u00e9\"\naction = 'leave'\nmatch.address = \"0?:1f.*\"\nmatch.numa_node = 1"))
 
 	f.Fuzz(func(t *testing.T, text []byte) {
 		p, err := Parse("f", text)

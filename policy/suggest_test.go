@@ -36,3 +36,21 @@ func TestDistance(t *testing.T) {
 		}
 	}
 }
+
+// Keys that go by other names in lspci, in sysfs and in other programs.
+func TestOtherNames(t *testing.T) {
+	for word, want := range map[string]string{
+		"bdf":           "address",
+		"PCI_SLOT_NAME": "address",
+		"sub-vendor":    "subsystem_vendor",
+		"SDevice":       "subsystem_device",
+		"serial_number": "dsn",
+		"root_port":     "behind",
+		"pf":            "physfn",
+	} {
+		_, err := Parse("f", []byte("[[rule]]\nname = \"r\"\nmatch."+word+" = 1\n"))
+		if want := "f:3:7: " + word + ": unknown key; did you mean \"" + want + "\"?"; err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}
