@@ -1,0 +1,125 @@
+package inuse
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"vfio-hotplug/internal/sysfs"
+)
+
+// number is the device number of a block or character device.
+type number struct{ major, minor uint32 }
+
+func (n number) String() string { return fmt.Sprintf("%d:%d", n.major, n.minor) }
+
+func parseNumber(s string) (number, error) {
+	major, minor, _ := strings.Cut(s, ":")
+	a, err1 := strconv.ParseUint(major, 10, 32)
+	b, err2 := strconv.ParseUint(minor, 10, 32)
+	if err := errors.Join(err1, err2); err != nil {
+		return number{}, fmt.Errorf("%q is not a device number", s)
+	}
+	return number{uint32(a), uint32(b)}, nil
+}
+
+// disk is a whole block device.
+type disk struct {
+	name   string // such as nvme1n1, the kernel's and that of its node
+	number number
+	bytes  int64
+}
+
+// node is the path of the disk's node below /dev. The kernel writes a slash in
+// a name as "!" (lib/kobject.c).
+func (d disk) node(dev string) string { return dev + "/" + strings.ReplaceAll(d.name, "!", "/") }
+
+var errHidden = errors.New("the kernel shows no block device for it")
+
+// readDisk reads the directory of a block device. A disk without a number has
+// no node and is errHidden (block/genhd.c, GENHD_FL_HIDDEN).
+func readDisk(dir sysfs.Dir, name string) (disk, error) {
+	hidden, err := attribute(dir, "hidden")
+	if err != nil && !sysfs.Gone(err) {
+		return disk{}, err
+	}
+	if hidden == "1" {
+		return disk{}, errHidden
+	}
+	text, err := attribute(dir, "dev")
+	if err != nil {
+		return disk{}, err
+	}
+	d := disk{name: name}
+	if d.number, err = parseNumber(text); err != nil {
+		return disk{}, err
+	}
+	size, err := attribute(dir, "size")
+	if err != nil {
+		return disk{}, err
+	}
+	// In units of 512 bytes, whatever the disk's own.
+	sectors, err := strconv.ParseInt(size, 10, 64)
+	d.bytes = sectors * 512
+	return d, err
+}
+
+// part is a partition.
+type part struct {
+	name   string
+	number number
+}
+
+// partitions gives the partitions of a disk or of a device built on disks. A device
+// that has gone has none.
+func (f *Finder) partitions(name string) ([]part, error) {
+	dir, err := f.sys.Open("class/block/" + name)
+	if sysfs.Gone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.List(".")
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
+	var parts []part
+	for _, child := range names {
+		if !strings.HasPrefix(child, name) { // as the kernel names all partitions (block/partitions/core.c)
+			continue
+		}
+		text, err := attribute(dir, child+"/dev")
+		if sysfs.Gone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		number, err := parseNumber(text)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, part{child, number})
+	}
+	return parts, nil
+}
+
+func attribute(dir sysfs.Dir, name string) (string, error) {
+	text, err := dir.Read(name)
+	return strings.TrimSpace(text), err
+}
+
+// list gives the names in a directory in order, none where it is missing.
+func list(dir sysfs.Dir, name string) ([]string, error) {
+	names, err := dir.List(name)
+	if err != nil && !sysfs.Gone(err) {
+		return nil, err
+	}
+	slices.Sort(names)
+	return names, nil
+}

@@ -1,0 +1,181 @@
+// Package inuse finds out who uses a device: for a drive, the chain from its
+// namespaces to mounts, swap and the block devices built on them; for others,
+// their network interfaces and block devices; for one that user space has, the
+// programs that hold its node open. It reads, and writes nothing.
+//
+// Every finder may veto. What could not be checked although it must be is a
+// veto too: a drive is free only if that was shown.
+package inuse
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"vfio-hotplug/internal/pci"
+	"vfio-hotplug/internal/sysfs"
+)
+
+// Finder looks at devices. Its methods may be called from several goroutines.
+type Finder struct {
+	sys   sysfs.Dir
+	proc  string
+	dev   string
+	nodes nodes
+	// blkid is the program that knows signatures (util-linux, not busybox).
+	blkid string
+	// patience is how long a look may take. A healthy drive takes milliseconds;
+	// the kernel gives one 30 s for a read before it resets it.
+	patience time.Duration
+}
+
+// New gives a Finder for the machine whose sysfs, procfs and device nodes are
+// at sys, proc and dev.
+func New(sys sysfs.Dir, proc, dev string) *Finder {
+	return &Finder{sys: sys, proc: proc, dev: dev, nodes: kernelNodes{}, blkid: "blkid", patience: time.Minute}
+}
+
+// How says what a look is for.
+type How struct {
+	// Blank asks for signatures on a drive as well as for its users.
+	Blank bool
+	// Exclusive keeps others from beginning to use the drive after the look,
+	// for as long as the Hold is open.
+	Exclusive bool
+}
+
+// NotSettledError says that the driver is still bringing the device up, so
+// that what is on it cannot be seen yet. The caller looks again when the kernel
+// says something of the device or its block devices, and gives up in the end: a
+// namespace that never appears was never checked.
+type NotSettledError struct {
+	Reason string
+}
+
+func (e *NotSettledError) Error() string { return e.Reason }
+
+// Look finds out who uses a device. facts.Driver and facts.Class say what to
+// look for. The Hold is nil unless the report is free of vetoes; a nil Hold may
+// be used like any other.
+//
+// It opens the nodes of drives for reading, and for Blank reads some megabytes
+// of each. That can wait for a sick drive: after a minute, or when ctx ends,
+// Look returns without it.
+//
+// It needs CAP_SYS_ADMIN for the list of namespaces and CAP_SYS_PTRACE for
+// process 1's mounts.
+func (f *Finder) Look(ctx context.Context, dev *sysfs.Device, facts pci.Device, how How) (Report, *Hold, error) {
+	return f.look(ctx, dev.Dir(), facts, how)
+}
+
+func (f *Finder) look(ctx context.Context, dir sysfs.Dir, facts pci.Device, how How) (Report, *Hold, error) {
+	patience, cancel := context.WithTimeout(ctx, f.patience)
+	defer cancel()
+	l := &look{Finder: f, How: how, dir: dir, facts: facts}
+	type answer struct {
+		report Report
+		hold   *Hold
+		err    error
+	}
+	answered := make(chan answer)
+	go func() {
+		report, hold, err := l.run(patience)
+		select {
+		case answered <- answer{report, hold, err}:
+		case <-patience.Done():
+			hold.Close()
+		}
+	}()
+	select {
+	case a := <-answered:
+		return a.report, a.hold, a.err
+	case <-patience.Done():
+	}
+	if ctx.Err() != nil {
+		return Report{}, nil, ctx.Err()
+	}
+	step := "the look"
+	if at := l.step.Load(); at != nil {
+		step = *at
+	}
+	return Report{Doubts: []Doubt{{
+		Text:   fmt.Sprintf("%s has not ended in %v", step, f.patience),
+		Remedy: "look for the drive in the kernel's log: dmesg",
+	}}}, nil, nil
+}
+
+// look is one look at one device.
+type look struct {
+	*Finder
+	How
+	dir    sysfs.Dir
+	facts  pci.Device
+	report Report
+	step   atomic.Pointer[string] // what it is doing, for whoever waits
+}
+
+func (l *look) doing(format string, a ...any) {
+	step := fmt.Sprintf(format, a...)
+	l.step.Store(&step)
+}
+
+// run looks by the driver: what a device can be used for is the driver's
+// affair, not the class's.
+func (l *look) run(ctx context.Context) (Report, *Hold, error) {
+	l.report.blank = l.Blank
+	var disks []disk
+	var err error
+	switch l.facts.Driver {
+	case "", "pci-stub":
+		l.report.unchecked("no driver has read it")
+	case "nvme":
+		disks, err = l.namespaces()
+	default:
+		disks, err = l.others()
+	}
+	if err != nil {
+		return Report{}, nil, err
+	}
+	hold, err := l.disks(ctx, disks)
+	if err != nil || l.report.Veto() {
+		hold.Close()
+		hold = nil
+	}
+	return l.report, hold, err
+}
+
+// disks looks at the disks of the device. They are held first and looked at
+// then, so that nothing can begin in between. The partitions are read under the
+// hold: its open waits until the kernel has scanned them.
+func (l *look) disks(ctx context.Context, disks []disk) (*Hold, error) {
+	hold := &Hold{}
+	busy := make([]bool, len(disks))
+	for i, d := range disks {
+		var err error
+		if busy[i], err = l.hold(hold, d); err != nil {
+			return hold, err
+		}
+	}
+	if len(disks) == 0 {
+		return hold, nil
+	}
+	l.doing("the look for mounts and swap")
+	users := l.users()
+	for i, d := range disks {
+		before := len(l.report.Uses)
+		if err := l.diskUses(users, d); err != nil {
+			return hold, err
+		}
+		if busy[i] && len(l.report.Uses) == before {
+			l.report.use(Claim, d.name, "claimed by something in the kernel")
+		}
+	}
+	if !l.Blank || l.report.Veto() {
+		return hold, nil
+	}
+	for i, d := range disks {
+		l.signature(ctx, d, hold.files[i])
+	}
+	return hold, nil
+}

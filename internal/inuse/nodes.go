@@ -1,0 +1,150 @@
+package inuse
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// nodes is what is asked of device nodes.
+type nodes interface {
+	// open opens a block device's node for reading; exclusive keeps everybody
+	// else from claiming the device, and is EBUSY where somebody has. A node
+	// that is not of the wanted device is errStale.
+	open(path string, want number, exclusive bool) (*os.File, error)
+	// number gives the device that a block device's node stands for.
+	number(path string) (number, error)
+	// namespaces asks an NVMe controller for its active namespaces, in order.
+	namespaces(path string, want number) ([]uint32, error)
+}
+
+var errStale = errors.New("the node is of another device")
+
+type kernelNodes struct{}
+
+func (kernelNodes) open(path string, want number, exclusive bool) (*os.File, error) {
+	flags := unix.O_RDONLY
+	if exclusive {
+		// Without O_CREAT that is the kernel's own claim (open(2)). Not for
+		// writing: closing a writable descriptor wakes udev.
+		flags |= unix.O_EXCL
+	}
+	return openNode(path, flags, unix.S_IFBLK, want)
+}
+
+func (kernelNodes) number(path string) (number, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return number{}, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return number{}, &fs.PathError{Op: "stat", Path: path, Err: unix.ENOTBLK}
+	}
+	return numberOf(stat), nil
+}
+
+func (kernelNodes) namespaces(path string, want number) ([]uint32, error) {
+	file, err := openNode(path, unix.O_RDONLY, unix.S_IFCHR, want)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return activeNamespaces(func(c *adminCommand) error { return c.submit(file) })
+}
+
+// openNode opens a node if it is of the wanted kind and number. It looks
+// before it opens, since an open alone can have effects, and after: a node can
+// be made anew.
+func openNode(path string, flags int, kind uint32, want number) (*os.File, error) {
+	check := func(stat unix.Stat_t) error {
+		if stat.Mode&unix.S_IFMT != kind || numberOf(stat) != want {
+			return &fs.PathError{Op: "open", Path: path, Err: errStale}
+		}
+		return nil
+	}
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return nil, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if err := check(stat); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	file := os.NewFile(uintptr(fd), path)
+	if err := unix.Fstat(fd, &stat); err != nil {
+		file.Close()
+		return nil, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if err := check(stat); err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
+
+func numberOf(stat unix.Stat_t) number {
+	return number{unix.Major(uint64(stat.Rdev)), unix.Minor(uint64(stat.Rdev))}
+}
+
+// Hold keeps disks open, and if they were opened so, exclusively: nobody can
+// mount them, put them into an array or claim them otherwise until it is
+// closed. It does not keep a program from opening them.
+type Hold struct {
+	files []*os.File
+}
+
+// Files gives the open files, for a process that unbinds the device to inherit
+// and so to keep the hold even if this one dies.
+func (h *Hold) Files() []*os.File {
+	if h == nil {
+		return nil
+	}
+	return h.files[:len(h.files):len(h.files)]
+}
+
+// Close ends the hold.
+func (h *Hold) Close() error {
+	if h == nil {
+		return nil
+	}
+	var faults []error
+	for _, file := range h.files {
+		if file != nil {
+			faults = append(faults, file.Close())
+		}
+	}
+	h.files = nil
+	return errors.Join(faults...)
+}
+
+// hold opens a disk and adds it to h. busy says that somebody else has claimed
+// it. What else keeps it from being opened is a doubt.
+func (l *look) hold(h *Hold, d disk) (busy bool, err error) {
+	l.doing("opening %s", d.name)
+	file, err := l.nodes.open(d.node(l.dev), d.number, l.Exclusive)
+	h.files = append(h.files, file)
+	switch {
+	case err == nil:
+		return false, nil
+	case errors.Is(err, syscall.EBUSY):
+		return true, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return false, &NotSettledError{fmt.Sprintf("%s has no node in %s", d.name, l.dev)}
+	case errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
+		return false, fmt.Errorf("open %s: %w", d.name, err)
+	case errors.Is(err, fs.ErrPermission):
+		l.report.doubt("run as root, and let the service open block devices", "%s may not be opened: %v", d.name, err)
+	case errors.Is(err, errStale):
+		l.report.doubt("udevadm trigger --name-match="+d.name, "%s is not the node of %s (%s)", d.node(l.dev), d.name, d.number)
+	default:
+		l.report.doubt("look for "+d.name+" in the kernel's log: dmesg", "%s cannot be opened: %v", d.name, err)
+	}
+	return false, nil
+}

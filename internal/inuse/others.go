@@ -1,0 +1,194 @@
+package inuse
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strconv"
+	"syscall"
+
+	"vfio-hotplug/internal/sysfs"
+)
+
+// others looks at a device that is not an NVMe drive on nvme, and gives the
+// disks below it.
+func (l *look) others() ([]disk, error) {
+	user, err := l.userSpace()
+	if err != nil || user {
+		return nil, err
+	}
+	found, err := below(l.dir, deepestDevice)
+	if err != nil {
+		return nil, fmt.Errorf("look at what is below the device: %w", err)
+	}
+	const network, storage = 0x02, 0x01
+	switch class := l.facts.Class >> 16; {
+	case len(found.nets)+len(found.disks) > 0:
+	case class == network:
+		// An interface is shown only to those in its network namespace.
+		l.report.doubt("look for its interface in every network namespace: ip netns",
+			"no network interface of it can be seen, though %s has it", l.facts.Driver)
+	case class == storage:
+		l.report.unchecked("%s has no disk, or has not found it yet", l.facts.Driver)
+	default:
+		l.report.unchecked("who uses a device of class %s on %s", l.facts.Class, l.facts.Driver)
+	}
+	for _, net := range found.nets {
+		if err := l.network(net); err != nil {
+			return nil, err
+		}
+	}
+	return l.foundDisks(found.disks)
+}
+
+func (l *look) foundDisks(paths []string) ([]disk, error) {
+	var disks []disk
+	for _, where := range paths {
+		dir, err := l.dir.Open(where)
+		if err != nil {
+			return nil, err
+		}
+		d, err := readDisk(dir, path.Base(where))
+		dir.Close()
+		switch {
+		case errors.Is(err, errHidden):
+			l.report.doubt("see what it is: lsblk --all", "%s has no block device: its contents cannot be checked", path.Base(where))
+		case err != nil:
+			return nil, fmt.Errorf("read %s: %w", path.Base(where), err)
+		case d.bytes > 0: // else a reader or a drive with nothing in it
+			disks = append(disks, d)
+		}
+	}
+	return disks, nil
+}
+
+// network notes an interface that is up. IFF_UP is what an administrator sets;
+// an interface that is down carries nothing.
+func (l *look) network(where string) error {
+	const up = 1 // IFF_UP, linux/if.h
+	text, err := attribute(l.dir, where+"/flags")
+	if sysfs.Gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	flags, err := strconv.ParseUint(text, 0, 32)
+	if err != nil {
+		return fmt.Errorf("read the flags of %s: %w", path.Base(where), err)
+	}
+	if flags&up != 0 {
+		l.report.use(Network, path.Base(where), "up")
+	}
+	return nil
+}
+
+// userSpace looks at a device that vfio or uio has given to user space: it is
+// used by the programs that hold its node open. Another device of its group in
+// use counts, since the group is one.
+func (l *look) userSpace() (bool, error) {
+	uio, err := list(l.dir, "uio")
+	if err != nil {
+		return false, err
+	}
+	vfio, err := list(l.dir, "vfio-dev")
+	if err != nil {
+		return false, err
+	}
+	if len(uio)+len(vfio) == 0 {
+		return false, nil
+	}
+	var open []string
+	for _, name := range uio {
+		open = append(open, l.dev+"/"+name)
+	}
+	for _, name := range vfio {
+		open = append(open, l.dev+"/vfio/devices/"+name)
+	}
+	if target, err := l.dir.Readlink("iommu_group"); err == nil {
+		group := path.Base(target)
+		open = append(open, l.dev+"/vfio/"+group, l.dev+"/vfio/noiommu-"+group)
+	}
+	for _, node := range open {
+		holders, err := Holders(l.proc, node)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			l.report.doubt("run as root with CAP_SYS_PTRACE", "who has %s open cannot be seen: %v", node, err)
+			break
+		}
+		for _, h := range holders {
+			l.report.use(Open, node, h.String())
+		}
+	}
+	return true, nil
+}
+
+// deepestDevice is how far below a PCI function its disks are looked for: a
+// SAS disk behind two expanders is at 11.
+const deepestDevice = 16
+
+// children are what was found below a device, as paths from it.
+type children struct {
+	disks, nets []string
+}
+
+// below walks the devices below a directory, and knows a disk and a network
+// interface by their class. Links lead away and are not followed.
+func below(dir sysfs.Dir, depth int) (children, error) {
+	var found children
+	if depth == 0 {
+		return found, nil
+	}
+	names, err := list(dir, ".")
+	if err != nil {
+		return found, err
+	}
+	for _, name := range names {
+		if name == "." || name == ".." {
+			continue
+		}
+		if _, err := dir.Readlink(name); err == nil {
+			continue
+		}
+		child, err := dir.Open(name)
+		if errors.Is(err, syscall.ENOTDIR) || sysfs.Gone(err) {
+			continue
+		}
+		if err != nil {
+			return found, err
+		}
+		err = found.add(child, name, depth)
+		child.Close()
+		if err != nil {
+			return found, err
+		}
+	}
+	return found, nil
+}
+
+// add adds a directory, or what is below it.
+func (c *children) add(dir sysfs.Dir, name string, depth int) error {
+	class, err := dir.Readlink("subsystem")
+	switch path.Base(class) {
+	case "block":
+		c.disks = append(c.disks, name)
+		return nil
+	case "net":
+		c.nets = append(c.nets, name)
+		return nil
+	}
+	if err != nil && !sysfs.Gone(err) {
+		return err
+	}
+	more, err := below(dir, depth-1)
+	for _, disk := range more.disks {
+		c.disks = append(c.disks, name+"/"+disk)
+	}
+	for _, net := range more.nets {
+		c.nets = append(c.nets, name+"/"+net)
+	}
+	return err
+}

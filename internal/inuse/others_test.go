@@ -1,0 +1,151 @@
+package inuse
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"vfio-hotplug/internal/pci"
+)
+
+const (
+	nic = pci.Class(0x020000)
+	hba = pci.Class(0x010700)
+	gpu = pci.Class(0x030000)
+)
+
+// bare is a machine whose device is not a drive.
+func bare(t *testing.T) *machine {
+	m := newMachine(t)
+	m.remove("sys/" + home + "/nvme")
+	return m
+}
+
+func (m *machine) network(where, flags string) {
+	m.file("sys/"+home+"/"+where+"/flags", flags+"\n")
+	m.linkTo(home+"/"+where+"/subsystem", "class/net")
+}
+
+func TestOtherDevices(t *testing.T) {
+	const disk = home + "/host0/target0:0:0/0:0:0:0/block/sda"
+	for _, c := range []struct {
+		name   string
+		driver string
+		class  pci.Class
+		make   func(*machine)
+		veto   bool
+		says   string
+	}{
+		{"a network card that is up", "e1000e", nic, func(m *machine) { m.network("net/eth0", "0x1003") }, true, "eth0 → up"},
+		{"a network card that is down", "e1000e", nic, func(m *machine) { m.network("net/eth0", "0x1002") }, false, "unused"},
+		{"a virtio network card that is up", "virtio-pci", nic, func(m *machine) { m.network("virtio1/net/eth0", "0x1003") }, true, "eth0 → up"},
+		{"a network card whose interface is elsewhere", "e1000e", nic, func(m *machine) {}, true,
+			"no network interface of it can be seen, though e1000e has it"},
+		{"a host adapter with a mounted disk", "mpt3sas", hba, func(m *machine) {
+			m.block(disk, blank)
+			m.mount("sda", "/srv")
+		}, true, "sda → /srv"},
+		{"a host adapter with an idle disk", "mpt3sas", hba, func(m *machine) { m.block(disk, blank) }, false, "unused"},
+		{"a host adapter with a hidden disk", "mpt3sas", hba, func(m *machine) {
+			m.block(disk, blank)
+			m.file("sys/"+disk+"/hidden", "1\n")
+		}, true, "sda has no block device: its contents cannot be checked"},
+		{"a host adapter with an empty drive", "mpt3sas", hba, func(m *machine) {
+			m.block(disk, blank)
+			m.file("sys/"+disk+"/size", "0\n")
+		}, false, "unused"},
+		{"a host adapter without a disk", "mpt3sas", hba, func(m *machine) {}, false,
+			"unused; not checked: mpt3sas has no disk, or has not found it yet"},
+		{"a virtio disk that is mounted", "virtio-pci", 0x010000, func(m *machine) {
+			m.block(home+"/virtio1/block/vdb", blank)
+			m.mount("vdb", "/srv")
+		}, true, "vdb → /srv"},
+		{"drives behind VMD", "vmd", 0x010400, func(m *machine) {
+			m.block(home+"/pci10000:e0/10000:e1:00.0/nvme/nvme3/nvme3n1", blank)
+			m.mount("nvme3n1", "/srv")
+		}, true, "nvme3n1 → /srv"},
+		{"what no finder knows", "nouveau", gpu, func(m *machine) {}, false,
+			"unused; not checked: who uses a device of class 0x030000 on nouveau"},
+		{"a device that waits in pci-stub", "pci-stub", pci.NVMe, func(m *machine) {}, false, "unused; not checked: no driver has read it"},
+		{"a device without a driver", "", pci.NVMe, func(m *machine) {}, false, "unused; not checked: no driver has read it"},
+		{"on vfio, its group open", "vfio-pci", pci.NVMe, func(m *machine) {
+			m.mkdir("sys/" + home + "/vfio-dev/vfio0")
+			m.linkTo(home+"/iommu_group", "kernel/iommu_groups/12")
+			m.file("dev/vfio/12", "")
+			m.holds(123, "qemu", m.path("dev/vfio/12"))
+		}, true, "MACHINE/dev/vfio/12 → qemu (process 123)"},
+		{"on vfio, its own node open", "vfio-pci", pci.NVMe, func(m *machine) {
+			m.mkdir("sys/" + home + "/vfio-dev/vfio0")
+			m.file("dev/vfio/devices/vfio0", "")
+			m.holds(123, "qemu", m.path("dev/vfio/devices/vfio0"))
+		}, true, "MACHINE/dev/vfio/devices/vfio0 → qemu (process 123)"},
+		{"on vfio, nobody there", "vfio-pci", nic, func(m *machine) {
+			m.mkdir("sys/" + home + "/vfio-dev/vfio0")
+			m.linkTo(home+"/iommu_group", "kernel/iommu_groups/12")
+			m.file("dev/vfio/12", "")
+			m.holds(123, "qemu", m.path("dev/nothing"))
+		}, false, "unused"},
+		{"on uio, open", "uio_pci_generic", pci.NVMe, func(m *machine) {
+			m.mkdir("sys/" + home + "/uio/uio3")
+			m.file("dev/uio3", "")
+			m.holds(123, "spdk_tgt", m.path("dev/uio3"))
+		}, true, "MACHINE/dev/uio3 → spdk_tgt (process 123)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := bare(t)
+			c.make(m)
+			report, hold, err := m.look(c.driver, c.class, forIdle)
+			must(t, err)
+			defer hold.Close()
+			if got := strings.ReplaceAll(report.String(), m.dir, "MACHINE"); got != c.says || report.Veto() != c.veto {
+				t.Errorf("veto %v, report\n%s\nwant %v\n%s", report.Veto(), got, c.veto, c.says)
+			}
+			if report.Veto() != (report.Remedy() != "") {
+				t.Errorf("remedy %q", report.Remedy())
+			}
+		})
+	}
+}
+
+func TestHoldersAreFoundByTheFileAndNotByItsPath(t *testing.T) {
+	m := bare(t)
+	node := m.path("dev/vfio/12")
+	m.file("dev/vfio/12", "")
+	m.file("container/dev/vfio/13", "")
+	m.mkdir("container/dev")
+	must(t, os.Link(node, m.path("container/dev/12")))
+	m.holds(30, "inside", m.path("container/dev/12"))
+	m.holds(20, "other", m.path("container/dev/vfio/13"))
+	m.holds(10, "plain", node)
+	m.file("proc/self/comm", "not a process\n")
+	holders, err := Holders(m.path("proc"), node)
+	must(t, err)
+	if got := fmt.Sprint(holders); got != "[plain (process 10) inside (process 30)]" {
+		t.Errorf("holders %s", got)
+	}
+}
+
+func TestHoldersThatMayHideAreAnError(t *testing.T) {
+	m := bare(t)
+	m.file("dev/uio0", "")
+	m.holds(10, "plain", m.path("dev/uio1"))
+	must(t, os.RemoveAll(m.path("proc/10/fd")))
+	must(t, os.Symlink(m.path("dev/closed/fd"), m.path("proc/10/fd")))
+	must(t, os.MkdirAll(m.path("dev/closed"), 0))
+	defer os.Chmod(m.path("dev/closed"), 0o755)
+	unprivileged(func() {
+		if _, err := Holders(m.path("proc"), m.path("dev/uio0")); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("error %v, want permission denied", err)
+		}
+	})
+}
+
+func TestANodeThatIsNotThereHasNoHolders(t *testing.T) {
+	if _, err := Holders("/proc", filepath.Join(t.TempDir(), "uio0")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("error %v, want not exist", err)
+	}
+}

@@ -1,0 +1,129 @@
+package inuse
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Report is what a look has found.
+type Report struct {
+	Uses       []Use       `json:"uses,omitempty"`
+	Signatures []Signature `json:"signatures,omitempty"`
+	// Doubts are what had to be checked and could not be.
+	Doubts []Doubt `json:"doubts,omitempty"`
+	// Unchecked are what nobody can check. They are no veto.
+	Unchecked []string `json:"unchecked,omitempty"`
+
+	blank bool // signatures were looked for
+}
+
+// Kind is what a device is used for.
+type Kind string
+
+// The kinds of use.
+const (
+	Mount   Kind = "mount"   // a mounted file system
+	Swap    Kind = "swap"    // swap space
+	Holder  Kind = "holder"  // part of another block device
+	Claim   Kind = "claim"   // something that only the exclusive open shows
+	Network Kind = "network" // a network interface that is up
+	Open    Kind = "open"    // a program that holds its node open
+)
+
+// Use is one use of a device: the chain from one of its parts to the user.
+type Use struct {
+	Kind  Kind     `json:"kind"`
+	Chain []string `json:"chain"`
+}
+
+// String gives the chain, such as "nvme1n1p2 → md0 → /srv".
+func (u Use) String() string { return strings.Join(u.Chain, " → ") }
+
+// Remedy is what would end the use.
+func (u Use) Remedy() string {
+	first, last := u.Chain[0], u.Chain[len(u.Chain)-1]
+	switch u.Kind {
+	case Mount:
+		return "umount " + last
+	case Swap:
+		return "swapoff /dev/" + first
+	case Network:
+		return "ip link set " + first + " down"
+	case Open:
+		return "stop that program"
+	}
+	return "see what is built on it: lsblk /dev/" + first
+}
+
+// Signature is what blkid knows on a disk that nobody uses.
+type Signature struct {
+	Disk  string `json:"disk"`
+	Type  string `json:"type"`            // such as ext4, LVM2_member, or gpt for a partition table
+	Label string `json:"label,omitempty"` // "" for none
+}
+
+// String says what is where, such as `nvme1n1 carries ext4 "data"`.
+func (s Signature) String() string {
+	if s.Label == "" {
+		return fmt.Sprintf("%s carries %s", s.Disk, s.Type)
+	}
+	return fmt.Sprintf("%s carries %s %q", s.Disk, s.Type, s.Label)
+}
+
+// Doubt is why a device cannot be shown to be free.
+type Doubt struct {
+	Text   string `json:"text"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// Veto reports whether the device must not be taken.
+func (r Report) Veto() bool { return len(r.Uses)+len(r.Signatures)+len(r.Doubts) > 0 }
+
+// String gives the report in one line.
+func (r Report) String() string {
+	var words []string
+	for _, u := range r.Uses {
+		words = append(words, u.String())
+	}
+	for _, s := range r.Signatures {
+		words = append(words, s.String())
+	}
+	for _, d := range r.Doubts {
+		words = append(words, d.Text)
+	}
+	if len(words) == 0 {
+		words = append(words, "unused")
+		if r.blank {
+			words = []string{"unused and blank"}
+		}
+	}
+	for _, u := range r.Unchecked {
+		words = append(words, "not checked: "+u)
+	}
+	return strings.Join(words, "; ")
+}
+
+// Remedy is what would lift the first veto, "" where there is none.
+func (r Report) Remedy() string {
+	switch {
+	case len(r.Uses) > 0:
+		return r.Uses[0].Remedy()
+	case len(r.Signatures) > 0:
+		return fmt.Sprintf("if its data may go: wipefs --all /dev/%s; or say takeover = \"idle\"", r.Signatures[0].Disk)
+	case len(r.Doubts) > 0:
+		return r.Doubts[0].Remedy
+	}
+	return ""
+}
+
+func (r *Report) use(kind Kind, chain ...string) {
+	r.Uses = append(r.Uses, Use{Kind: kind, Chain: append([]string{}, chain...)})
+}
+
+func (r *Report) doubt(remedy, format string, a ...any) {
+	r.Doubts = append(r.Doubts, Doubt{Text: fmt.Sprintf(format, a...), Remedy: remedy})
+}
+
+func (r *Report) unchecked(format string, a ...any) {
+	r.Unchecked = append(r.Unchecked, fmt.Sprintf(format, a...))
+}

@@ -1,0 +1,234 @@
+package inuse
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"vfio-hotplug/internal/sysfs"
+)
+
+// users says which block devices are mounted or swapped to, by number.
+type users struct {
+	mounts map[number][]string // mount points
+	swaps  map[number]bool
+}
+
+// users reads who uses block devices directly. What cannot be read is noted as
+// a doubt.
+func (l *look) users() users {
+	u := users{mounts: map[number][]string{}, swaps: map[number]bool{}}
+	// Process 1's, because a service may see less than the machine has.
+	table, err := os.ReadFile(filepath.Join(l.proc, "1/mountinfo"))
+	if err != nil {
+		l.report.doubt("run as root with CAP_SYS_PTRACE", "what is mounted cannot be read: %v", err)
+	}
+	for line := range strings.Lines(string(table)) {
+		l.addMount(u, line)
+	}
+	swaps, err := os.ReadFile(filepath.Join(l.proc, "swaps"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without swap
+		l.report.doubt("run as root", "what is swapped to cannot be read: %v", err)
+	}
+	for line := range strings.Lines(string(swaps)) {
+		fields := strings.Fields(line)
+		if len(fields) > 1 && fields[1] == "partition" {
+			if n, ok := l.nodeNumber(unescape(fields[0])); ok {
+				u.swaps[n] = true
+			}
+		}
+	}
+	l.addBtrfs(u)
+	return u
+}
+
+// mount is a line of mountinfo (proc(5)).
+type mount struct {
+	number number
+	point  string
+	fstype string
+	source string
+}
+
+func parseMount(line string) (mount, bool) {
+	fields := strings.Fields(line)
+	dash := slices.Index(fields, "-")
+	if dash < 6 || len(fields) < dash+3 {
+		return mount{}, false
+	}
+	n, err := parseNumber(fields[2])
+	return mount{n, unescape(fields[4]), fields[dash+1], unescape(fields[dash+2])}, err == nil
+}
+
+// addMount notes a mount under its device. A file system of several devices,
+// such as btrfs or bcachefs, has a number of its own with major 0; its source
+// then names one device or, with colons, all.
+func (l *look) addMount(u users, line string) {
+	m, ok := parseMount(line)
+	if !ok {
+		return
+	}
+	if m.number.major != 0 {
+		u.mounts[m.number] = append(u.mounts[m.number], m.point)
+		return
+	}
+	for source := range strings.SplitSeq(m.source, ":") {
+		if n, ok := l.nodeNumber(source); ok {
+			u.mounts[n] = append(u.mounts[n], m.point)
+		}
+	}
+}
+
+// addBtrfs gives every device of a mounted btrfs the mounts of that one which
+// mountinfo names.
+func (l *look) addBtrfs(u users) {
+	ids, err := list(l.sys, "fs/btrfs")
+	if err != nil {
+		l.report.doubt("run as root", "the devices of btrfs cannot be read: %v", err)
+	}
+	for _, id := range ids {
+		names, err := list(l.sys, "fs/btrfs/"+id+"/devices")
+		if err != nil {
+			l.report.doubt("run as root", "the devices of btrfs %s cannot be read: %v", id, err)
+		}
+		members := map[number]bool{}
+		var points []string
+		for _, name := range names {
+			if n, err := l.blockNumber(name); err == nil {
+				members[n] = true
+				points = append(points, u.mounts[n]...)
+			}
+		}
+		if len(points) == 0 {
+			points = []string{"btrfs " + id}
+		}
+		for n := range members {
+			u.mounts[n] = points
+		}
+	}
+}
+
+// blockNumber gives the number of a block device by its name in the kernel.
+func (f *Finder) blockNumber(name string) (number, error) {
+	text, err := attribute(f.sys, "class/block/"+name+"/dev")
+	if err != nil {
+		return number{}, err
+	}
+	return parseNumber(text)
+}
+
+// nodeNumber gives the block device that a path names: by its node, or by its
+// name alone where the node is not to be seen from here.
+func (f *Finder) nodeNumber(path string) (number, bool) {
+	rest, ok := strings.CutPrefix(path, "/dev/")
+	if !ok {
+		return number{}, false
+	}
+	if n, err := f.nodes.number(filepath.Join(f.dev, rest)); err == nil {
+		return n, true
+	}
+	n, err := f.blockNumber(strings.ReplaceAll(rest, "/", "!"))
+	return n, err == nil
+}
+
+// diskUses notes every use of a disk and its partitions.
+func (l *look) diskUses(u users, d disk) error {
+	l.doing("the look for what is built on %s", d.name)
+	if err := l.blockUses(u, d.name, d.number, []string{d.name}); err != nil {
+		return err
+	}
+	parts, err := l.partitions(d.name)
+	for _, p := range parts {
+		// Its name says which disk it is of.
+		err = errors.Join(err, l.blockUses(u, p.name, p.number, []string{p.name}))
+	}
+	if err != nil {
+		return fmt.Errorf("look for what is built on %s: %w", d.name, err)
+	}
+	return nil
+}
+
+// blockUses notes every use of one block device, chain being the way to it.
+func (l *look) blockUses(u users, name string, n number, chain []string) error {
+	for _, point := range u.mounts[n] {
+		l.report.use(Mount, append(chain, point)...)
+	}
+	if u.swaps[n] {
+		l.report.use(Swap, append(chain, "swap")...)
+	}
+	return l.holders(u, name, chain)
+}
+
+// deepest is how long a chain may get: the kernel stacks block devices far
+// less deep.
+const deepest = 32
+
+// holders follows the devices that are built on one, such as dm and md
+// (block/holder.c), to their own users. One that nobody uses is a use itself.
+func (l *look) holders(u users, name string, chain []string) error {
+	names, err := list(l.sys, "class/block/"+name+"/holders")
+	if err != nil {
+		return err
+	}
+	for _, holder := range names {
+		way := append(slices.Clone(chain), l.label(holder))
+		n, err := l.blockNumber(holder)
+		if sysfs.Gone(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		before := len(l.report.Uses)
+		if len(way) < deepest {
+			err = l.blockUses(u, holder, n, way)
+		}
+		parts, err2 := l.partitions(holder)
+		if err := errors.Join(err, err2); err != nil {
+			return err
+		}
+		for _, p := range parts {
+			if err := l.blockUses(u, p.name, p.number, append(slices.Clone(way), p.name)); err != nil {
+				return err
+			}
+		}
+		if len(l.report.Uses) == before {
+			l.report.use(Holder, way...)
+		}
+	}
+	return nil
+}
+
+// label is the name of a block device, with the name that its owner gave it:
+// dm-3 (vg-data).
+func (l *look) label(name string) string {
+	if given, err := attribute(l.sys, "class/block/"+name+"/dm/name"); err == nil && given != "" {
+		return name + " (" + given + ")"
+	}
+	return name
+}
+
+// unescape undoes the \ooo by which procfs writes blanks and backslashes
+// (fs/seq_file.c, mangle_path).
+func unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(c))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
