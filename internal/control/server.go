@@ -43,6 +43,11 @@ type Call struct {
 	send       func(reply) error
 }
 
+// NewCall is a call as a client makes it, for whoever calls a Handler itself.
+func NewCall(method string, parameters json.RawMessage) *Call {
+	return &Call{Method: method, parameters: parameters, send: func(reply) error { return nil }}
+}
+
 // Decode reads the call's parameters into v. A parameter that v does not have
 // is an error: what a newer client asks for must not be half done.
 func (c *Call) Decode(v any) error {

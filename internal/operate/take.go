@@ -1,6 +1,7 @@
 package operate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -225,6 +226,9 @@ func (t *taking) already(ctx context.Context, entry *ledger.Entry) Result {
 		return t.bound(ctx, entry.Before.Driver)
 	}
 	result := t.verified(Already)
+	if err := t.obeyed(); err != nil {
+		return Result{Outcome: Failed, Driver: t.driver, Reason: err.Error()}
+	}
 	result.Reason = "it is on " + t.driver + " already"
 	return result
 }
@@ -237,7 +241,7 @@ func (t *taking) bound(ctx context.Context, from string) Result {
 		t.hear(ctx)
 	}
 	if from == "" {
-		from = t.watch().Foreign(t.driver)
+		from = cmp.Or(t.back.Driver, t.watch().Foreign(t.driver))
 	}
 	outcome := Direct
 	if from != "" {
@@ -361,7 +365,15 @@ func (t *taking) record(stage ledger.Stage) error {
 func (t *taking) recordOutcome(result Result) error {
 	line := t.line(ledger.Taken)
 	line.Outcome, line.Latency = string(result.Outcome), result.Latency
-	return t.Ledger.Put(line)
+	return errors.Join(t.Ledger.Put(line), t.obeyed())
+}
+
+// obeyed ends an earlier release, since a hand has now bound the device.
+func (t *taking) obeyed() error {
+	if t.Arrival != ByHand {
+		return nil
+	}
+	return t.Ledger.Forget(t.Device.Address())
 }
 
 func (t *taking) line(stage ledger.Stage) ledger.Entry {
