@@ -119,7 +119,7 @@ func TestEveryVetoSaysWhy(t *testing.T) {
 		{"btrfs, mounted where nobody sees it", func(m *machine) {
 			m.namespace(1, blank)
 			m.linkTo("fs/btrfs/0123/devices/nvme0n1", home+"/nvme/nvme0/nvme0n1")
-		}, forIdle, "nvme0n1 → btrfs 0123", "umount"},
+		}, forIdle, "nvme0n1 → btrfs 0123", "lsblk /dev/nvme0n1"},
 		{"bcachefs on two devices", func(m *machine) {
 			m.namespace(1, blank)
 			m.add("proc/1/mountinfo", "98 21 0:40 / /pool rw - bcachefs /dev/sda:/dev/nvme0n1 rw\n")

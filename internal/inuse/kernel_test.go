@@ -37,8 +37,7 @@ func TestTheCommandHasTheKernelsShape(t *testing.T) {
 	}
 }
 
-// drives answers the list of active namespaces, as a controller with these
-// would.
+// answer gives the list of active namespaces as a controller with these does.
 func answer(active []uint32) func(*adminCommand) error {
 	return func(c *adminCommand) error {
 		if c.Opcode != identify || c.Word10 != activeList {
@@ -175,14 +174,10 @@ func TestWhatBlkidReallySays(t *testing.T) {
 	}
 }
 
-// disk fails to be read at one place.
-type faultyDisk struct {
-	size, bad int64
-	read      []int64
-}
+// faultyDisk cannot be read at one place.
+type faultyDisk struct{ bad int64 }
 
-func (d *faultyDisk) ReadAt(b []byte, at int64) (int, error) {
-	d.read = append(d.read, at)
+func (d faultyDisk) ReadAt(b []byte, at int64) (int, error) {
 	if at <= d.bad && d.bad < at+int64(len(b)) {
 		return int(d.bad - at), syscall.EIO
 	}
@@ -205,14 +200,14 @@ func TestADiskMustBeReadableWhereSignaturesStand(t *testing.T) {
 		{size - tailBytes, true},
 		{size - 1, true},
 	} {
-		d := &faultyDisk{size: size, bad: c.bad}
+		d := faultyDisk{c.bad}
 		at, err := unreadable(d, size)
 		if c.err != (err != nil) || c.err && at != c.bad {
 			t.Errorf("bad at %d: found at %d, error %v; want an error: %v", c.bad, at, err, c.err)
 		}
 	}
 	for _, size := range []int64{512, headBytes, headBytes + 512, headBytes + tailBytes} {
-		d := &faultyDisk{size: size, bad: size - 1}
+		d := faultyDisk{size - 1}
 		if at, err := unreadable(d, size); err == nil || at != size-1 {
 			t.Errorf("size %d: its last byte was not read: %d, %v", size, at, err)
 		}

@@ -106,9 +106,12 @@ func (l *look) userSpace() (bool, error) {
 	for _, name := range vfio {
 		open = append(open, l.dev+"/vfio/devices/"+name)
 	}
-	if target, err := l.dir.Readlink("iommu_group"); err == nil {
+	switch target, err := l.dir.Readlink("iommu_group"); {
+	case err == nil:
 		group := path.Base(target)
 		open = append(open, l.dev+"/vfio/"+group, l.dev+"/vfio/noiommu-"+group)
+	case !sysfs.Gone(err):
+		return false, err
 	}
 	for _, node := range open {
 		holders, err := Holders(l.proc, node)

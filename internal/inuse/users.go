@@ -84,33 +84,42 @@ func (l *look) addMount(u users, line string) {
 	}
 }
 
-// addBtrfs gives every device of a mounted btrfs the mounts of that one which
-// mountinfo names.
+// addBtrfs gives every device of a mounted btrfs the mounts that mountinfo
+// shows for any of them.
 func (l *look) addBtrfs(u users) {
 	ids, err := list(l.sys, "fs/btrfs")
-	if err != nil {
-		l.report.doubt("run as root", "the devices of btrfs cannot be read: %v", err)
-	}
 	for _, id := range ids {
-		names, err := list(l.sys, "fs/btrfs/"+id+"/devices")
-		if err != nil {
-			l.report.doubt("run as root", "the devices of btrfs %s cannot be read: %v", id, err)
-		}
-		members := map[number]bool{}
+		members, fault := l.btrfsMembers(id)
+		err = errors.Join(err, fault)
 		var points []string
-		for _, name := range names {
-			if n, err := l.blockNumber(name); err == nil {
-				members[n] = true
-				points = append(points, u.mounts[n]...)
-			}
+		for _, n := range members {
+			points = append(points, u.mounts[n]...)
 		}
 		if len(points) == 0 {
 			points = []string{"btrfs " + id}
 		}
-		for n := range members {
+		for _, n := range members {
 			u.mounts[n] = points
 		}
 	}
+	if err != nil {
+		l.report.doubt("run as root", "the devices of btrfs cannot be read: %v", err)
+	}
+}
+
+func (l *look) btrfsMembers(id string) ([]number, error) {
+	names, err := list(l.sys, "fs/btrfs/"+id+"/devices")
+	var members []number
+	for _, name := range names {
+		n, fault := l.blockNumber(name)
+		switch {
+		case fault == nil:
+			members = append(members, n)
+		case !sysfs.Gone(fault):
+			err = errors.Join(err, fault)
+		}
+	}
+	return members, err
 }
 
 // blockNumber gives the number of a block device by its name in the kernel.
@@ -156,7 +165,11 @@ func (l *look) diskUses(u users, d disk) error {
 // blockUses notes every use of one block device, chain being the way to it.
 func (l *look) blockUses(u users, name string, n number, chain []string) error {
 	for _, point := range u.mounts[n] {
-		l.report.use(Mount, append(chain, point)...)
+		kind := Mount
+		if !strings.HasPrefix(point, "/") { // mounted where mountinfo does not show it
+			kind = Holder
+		}
+		l.report.use(kind, append(chain, point)...)
 	}
 	if u.swaps[n] {
 		l.report.use(Swap, append(chain, "swap")...)

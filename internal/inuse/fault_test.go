@@ -1,0 +1,134 @@
+package inuse
+
+import (
+	"fmt"
+	"io/fs"
+	"syscall"
+	"testing"
+
+	"vfio-hotplug/internal/pci"
+	"vfio-hotplug/internal/sysfs"
+)
+
+// faultyDir fails the n-th call of any of its tree, counted from 1.
+type faultyDir struct {
+	sysfs.Dir
+	calls *int
+	fail  int
+	err   error
+	last  *string
+}
+
+func (d faultyDir) step(op, name string) error {
+	*d.calls++
+	if *d.calls != d.fail {
+		return nil
+	}
+	*d.last = op + " " + d.Path() + "/" + name
+	return &fs.PathError{Op: op, Path: name, Err: d.err}
+}
+
+func (d faultyDir) Open(name string) (sysfs.Dir, error) {
+	if err := d.step("open", name); err != nil {
+		return nil, err
+	}
+	below, err := d.Dir.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	d.Dir = below
+	return d, nil
+}
+
+func (d faultyDir) Read(name string) (string, error) {
+	if err := d.step("read", name); err != nil {
+		return "", err
+	}
+	return d.Dir.Read(name)
+}
+
+func (d faultyDir) Readlink(name string) (string, error) {
+	if err := d.step("readlink", name); err != nil {
+		return "", err
+	}
+	return d.Dir.Readlink(name)
+}
+
+func (d faultyDir) List(name string) ([]string, error) {
+	if err := d.step("list", name); err != nil {
+		return nil, err
+	}
+	return d.Dir.List(name)
+}
+
+func TestNoFaultMakesAUsedDeviceLookFree(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		driver string
+		make   func(*machine)
+	}{
+		{"a volume", "nvme", func(m *machine) {
+			m.namespace(1, blank)
+			m.built("md0", "", m.partition("nvme0n1", 2))
+			m.built("dm-3", "vg-data", "md0")
+			m.mount("dm-3", "/srv")
+		}},
+		{"a partition of an array", "nvme", func(m *machine) {
+			m.namespace(1, blank)
+			m.built("md0", "", "nvme0n1")
+			m.mount(m.partition("md0", 1), "/srv")
+		}},
+		{"a volume that nobody uses", "nvme", func(m *machine) {
+			m.namespace(1, blank)
+			m.built("dm-0", "vg-a", "nvme0n1")
+		}},
+		{"a path of a mounted namespace", "nvme", func(m *machine) {
+			m.multipath(1)
+			m.mount("nvme5n1", "/srv")
+		}},
+		{"btrfs on two devices", "nvme", func(m *machine) {
+			m.namespace(1, blank)
+			m.add("proc/1/mountinfo", "98 21 0:40 / /pool rw - btrfs /dev/sdz rw\n")
+			m.linkTo("fs/btrfs/0123/devices/nvme0n1", home+"/nvme/nvme0/nvme0n1")
+		}},
+		{"a namespace not scanned", "nvme", func(m *machine) { m.namespace(1, blank); m.active(2) }},
+		{"a network card", "e1000e", func(m *machine) {
+			m.remove("sys/" + home + "/nvme")
+			m.network("net/eth0", "0x1003")
+		}},
+		{"a disk of a host adapter", "mpt3sas", func(m *machine) {
+			m.remove("sys/" + home + "/nvme")
+			m.block(home+"/host0/target0:0:0/0:0:0:0/block/sda", blank)
+			m.mount("sda", "/srv")
+		}},
+		{"a group that a program has open", "vfio-pci", func(m *machine) {
+			m.remove("sys/" + home + "/nvme")
+			m.mkdir("sys/" + home + "/vfio-dev/vfio0")
+			m.linkTo(home+"/iommu_group", "kernel/iommu_groups/12")
+			m.file("dev/vfio/12", "")
+			m.holds(123, "qemu", m.path("dev/vfio/12"))
+		}},
+	} {
+		for _, fault := range []error{syscall.EIO, syscall.EACCES, syscall.ENOMEM} {
+			t.Run(fmt.Sprintf("%s/%v", c.name, fault), func(t *testing.T) {
+				m := newMachine(t)
+				c.make(m)
+				f, dir := m.finder()
+				root := f.sys
+				for n, ended := 1, false; !ended; n++ {
+					calls, last := 0, ""
+					f.sys = faultyDir{root, &calls, n, fault, &last}
+					report, hold, err := f.look(t.Context(), faultyDir{dir, &calls, n, fault, &last},
+						pci.Device{Driver: c.driver, Class: pci.NVMe}, forIdle)
+					if err == nil && !report.Veto() {
+						t.Errorf("after a failed %s: %s", last, report)
+					}
+					if hold != nil || !m.nodes.allClosed() {
+						t.Errorf("after a failed %s it is still held", last)
+					}
+					ended = calls < n
+				}
+			})
+		}
+	}
+}
