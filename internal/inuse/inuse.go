@@ -123,7 +123,6 @@ func (l *look) doing(format string, a ...any) {
 // run looks by the driver: what a device can be used for is the driver's
 // affair, not the class's.
 func (l *look) run(ctx context.Context) (Report, *Hold, error) {
-	l.report.blank = l.Blank
 	var disks []disk
 	var err error
 	switch l.facts.Driver {
@@ -158,6 +157,7 @@ func (l *look) disks(ctx context.Context, disks []disk) (*Hold, error) {
 		}
 	}
 	if len(disks) == 0 {
+		l.report.blank = l.Blank && len(l.report.Unchecked) == 0
 		return hold, nil
 	}
 	l.doing("the look for mounts and swap")
@@ -177,5 +177,6 @@ func (l *look) disks(ctx context.Context, disks []disk) (*Hold, error) {
 	for i, d := range disks {
 		l.signature(ctx, d, hold.files[i])
 	}
+	l.report.blank = true
 	return hold, nil
 }

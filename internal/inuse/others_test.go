@@ -59,7 +59,7 @@ func TestOtherDevices(t *testing.T) {
 			m.file("sys/"+disk+"/size", "0\n")
 		}, false, "unused"},
 		{"a host adapter without a disk", "mpt3sas", hba, func(m *machine) {}, false,
-			"unused; not checked: mpt3sas has no disk, or has not found it yet"},
+			"no use found; not checked: mpt3sas has no disk, or has not found it yet"},
 		{"a virtio disk that is mounted", "virtio-pci", 0x010000, func(m *machine) {
 			m.block(home+"/virtio1/block/vdb", blank)
 			m.mount("vdb", "/srv")
@@ -69,9 +69,9 @@ func TestOtherDevices(t *testing.T) {
 			m.mount("nvme3n1", "/srv")
 		}, true, "nvme3n1 → /srv"},
 		{"what no finder knows", "nouveau", gpu, func(m *machine) {}, false,
-			"unused; not checked: who uses a device of class 0x030000 on nouveau"},
-		{"a device that waits in pci-stub", "pci-stub", pci.NVMe, func(m *machine) {}, false, "unused; not checked: no driver has read it"},
-		{"a device without a driver", "", pci.NVMe, func(m *machine) {}, false, "unused; not checked: no driver has read it"},
+			"no use found; not checked: who uses a device of class 0x030000 on nouveau"},
+		{"a device that waits in pci-stub", "pci-stub", pci.NVMe, func(m *machine) {}, false, "no use found; not checked: no driver has read it"},
+		{"a device without a driver", "", pci.NVMe, func(m *machine) {}, false, "no use found; not checked: no driver has read it"},
 		{"on vfio, its group open", "vfio-pci", pci.NVMe, func(m *machine) {
 			m.mkdir("sys/" + home + "/vfio-dev/vfio0")
 			m.linkTo(home+"/iommu_group", "kernel/iommu_groups/12")

@@ -14,7 +14,7 @@ type Report struct {
 	// Unchecked are what nobody can check. They are no veto.
 	Unchecked []string `json:"unchecked,omitempty"`
 
-	blank bool // signatures were looked for
+	blank bool // signatures were looked for on every disk
 }
 
 // Kind is what a device is used for.
@@ -91,11 +91,14 @@ func (r Report) String() string {
 	for _, d := range r.Doubts {
 		words = append(words, d.Text)
 	}
-	if len(words) == 0 {
+	switch {
+	case len(words) > 0:
+	case len(r.Unchecked) > 0:
+		words = append(words, "no use found")
+	case r.blank:
+		words = append(words, "unused and blank")
+	default:
 		words = append(words, "unused")
-		if r.blank {
-			words = []string{"unused and blank"}
-		}
 	}
 	for _, u := range r.Unchecked {
 		words = append(words, "not checked: "+u)
