@@ -1,7 +1,6 @@
 package daemon_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -192,7 +191,9 @@ func TestAnOverrunIsAScan(t *testing.T) {
 		h.events.events.Overrun()
 		h.events.release()
 		time.Sleep(time.Second)
-		h.want(2, "vfio-pci", operate.Taken)
+		if line := h.log.last("outcome=taken"); !strings.Contains(line, bayAt(2).String()) {
+			t.Errorf("%q does not tell of bay 2", line)
+		}
 		if line := h.log.last("pci_address=" + bayAt(1).String()); !strings.Contains(line, "outcome=gone") {
 			t.Errorf("the log's last word of bay 1 is %q", line)
 		}
@@ -333,9 +334,7 @@ func (h *house) command(method string, bay int) control.Device {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	reply, err := h.daemon.Handlers(ctx)[method].Handle(ctx, control.NewCall(method, parameters))
+	reply, err := h.daemon.Handlers(h.running)[method].Handle(h.t.Context(), control.NewCall(method, parameters))
 	if err != nil {
 		h.t.Fatal(err)
 	}

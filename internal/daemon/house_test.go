@@ -54,6 +54,7 @@ type house struct {
 	daemon   *daemon.Daemon
 	operator *operate.Operator
 	events   *source
+	running  context.Context // of the daemon's Run
 	stop     context.CancelFunc
 	ended    chan error
 }
@@ -95,7 +96,7 @@ func (h *house) start() {
 		h.t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	h.stop, h.ended = stop, make(chan error, 1)
+	h.running, h.stop, h.ended = ctx, stop, make(chan error, 1)
 	go func() { h.ended <- h.daemon.Run(ctx) }()
 	synctest.Wait()
 }

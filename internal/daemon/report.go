@@ -61,10 +61,21 @@ func (d *Daemon) logResult(before, now operate.Result, arrival operate.Arrival) 
 		how = said{slog.LevelError, journal.MessageFailed, func(r operate.Result) string { return fmt.Sprintf("%s: %s", r.Address, r.Reason) }}
 	}
 	level := how.level
-	if arrival == operate.Found && (now.Outcome == before.Outcome && now.Reason == before.Reason || now.Outcome == operate.Left && now.Rule == "") {
+	if arrival == operate.Found && old(before, now) {
 		level = slog.LevelDebug
 	}
 	d.Log.LogAttrs(context.Background(), level, how.text(now), append(attrs(now), how.id.Attr())...)
+}
+
+// old reports whether a scan has found nothing that was not told before.
+func old(before, now operate.Result) bool {
+	switch {
+	case now.Outcome == before.Outcome && now.Reason == before.Reason:
+		return true
+	case now.Outcome == operate.Already:
+		return before.Outcome.Bound()
+	}
+	return now.Outcome == operate.Left && now.Rule == ""
 }
 
 // attrs gives the fields of a result; those that say nothing are left out.

@@ -239,6 +239,9 @@ func (t *taking) bound(ctx context.Context, from string) Result {
 	if t.Arrival == HotAdd {
 		latency = time.Since(t.At)
 		t.hear(ctx)
+		if t.vanished() {
+			return t.gone()
+		}
 	}
 	if from == "" {
 		from = cmp.Or(t.back.Driver, t.watch().Foreign(t.driver))
@@ -260,7 +263,7 @@ func (t *taking) bound(ctx context.Context, from string) Result {
 func (t *taking) hear(ctx context.Context) {
 	giveUp := time.NewTimer(5 * time.Second)
 	defer giveUp.Stop()
-	for !t.watch().Saw(t.driver) {
+	for !t.watch().Saw(t.driver) && !t.vanished() {
 		select {
 		case <-t.watch().Wake():
 		case <-giveUp.C:
