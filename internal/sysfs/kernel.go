@@ -82,6 +82,9 @@ func (d *kernelDir) Write(name, value string) error {
 func (d *kernelDir) Readlink(name string) (string, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
+	if strings.HasPrefix(name, "/") {
+		return "", d.fault("readlink", name, unix.EINVAL)
+	}
 	var target [pageSize]byte
 	n, err := retry(func() (int, error) { return unix.Readlinkat(d.fd, name, target[:]) })
 	if err != nil {
