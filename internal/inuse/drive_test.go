@@ -126,7 +126,7 @@ func TestEveryVetoSaysWhy(t *testing.T) {
 		}, forIdle, "nvme0n1 → /pool", "umount /pool"},
 		{"claimed, and nothing says by whom", func(m *machine) {
 			m.nodes.faults[m.path("dev/"+m.namespace(1, blank))] = syscall.EBUSY
-		}, forIdle, "nvme0n1 → claimed by something in the kernel", "lsblk /dev/nvme0n1"},
+		}, forIdle, "nvme0n1 → claimed, but nothing shows by whom", "lsblk /dev/nvme0n1"},
 		{"claimed by what is seen", func(m *machine) {
 			m.nodes.faults[m.path("dev/"+m.namespace(1, blank))] = syscall.EBUSY
 			m.mount("nvme0n1", "/srv")
@@ -134,7 +134,7 @@ func TestEveryVetoSaysWhy(t *testing.T) {
 		{"only its second namespace is claimed", func(m *machine) {
 			m.mount(m.namespace(1, blank), "/srv")
 			m.nodes.faults[m.path("dev/"+m.namespace(2, blank))] = syscall.EBUSY
-		}, forIdle, "nvme0n1 → /srv; nvme0n2 → claimed by something in the kernel", "umount"},
+		}, forIdle, "nvme0n1 → /srv; nvme0n2 → claimed, but nothing shows by whom", "umount"},
 		{"a second path of a mounted namespace", func(m *machine) {
 			m.multipath(1)
 			m.mount("nvme5n1", "/srv")

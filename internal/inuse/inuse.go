@@ -168,7 +168,7 @@ func (l *look) disks(ctx context.Context, disks []disk) (*Hold, error) {
 			return hold, err
 		}
 		if busy[i] && len(l.report.Uses) == before {
-			l.report.use(Claim, d.name, "claimed by something in the kernel")
+			l.report.use(Claim, d.name, "claimed, but nothing shows by whom")
 		}
 	}
 	if !l.Blank || l.report.Veto() {
