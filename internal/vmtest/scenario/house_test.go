@@ -88,11 +88,11 @@ func (h *house) leaveAlone(bay int) string {
 	return address
 }
 
-// told waits until the daemon has logged an outcome of the device in a bay
-// since the daemon's start.
-func (h *house) told(bay int, outcome string) {
+// leftAlone waits until the daemon has logged that it leaves the device in a
+// bay alone.
+func (h *house) leftAlone(bay int) {
 	h.t.Helper()
-	h.daemon.WaitLine(regexp.QuoteMeta(h.Address(bay)) + ".* outcome=" + outcome + "( |$)")
+	h.daemon.WaitLine("left " + regexp.QuoteMeta(h.Address(bay)) + " alone")
 }
 
 // settled waits until status says one of the outcomes of the device in a bay,

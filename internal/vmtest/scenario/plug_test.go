@@ -20,7 +20,7 @@ func TestGuestPlug(t *testing.T) {
 				h.Plug(0, vmtest.Device{Serial: "FIRST"})
 				h.taken(0, "vfio-pci")
 				h.WaitDriver(5, "e1000e")
-				h.told(5, "left")
+				h.leftAlone(5)
 				h.Unplug(0)
 				h.daemon.WaitLine(h.Address(0) + " is gone")
 				h.Plug(0, vmtest.Device{Serial: "SECOND"})
@@ -50,7 +50,7 @@ action = "leave"
 			h.taken(bay, "vfio-pci")
 		}
 		h.WaitDriver(last, "nvme")
-		h.told(last, "left")
+		h.leftAlone(last)
 		h.done()
 	})
 }
