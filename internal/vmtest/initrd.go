@@ -76,7 +76,8 @@ func appendFile(to io.Writer, path string) error {
 // writeOwn writes the piece that no other guest shares.
 func (c Config) writeOwn(out io.Writer, agent string) error {
 	a := initramfs.New(out)
-	errs := []error{a.Copy("/init", agent)}
+	a.Symlink("/init", "usr/bin/agent")
+	errs := []error{a.Copy("/usr/bin/agent", agent)}
 	for _, name := range slices.Sorted(maps.Keys(c.Files)) {
 		errs = append(errs, a.Copy(name, c.Files[name]))
 	}

@@ -250,6 +250,18 @@ func (l *Lab) WaitFor(what string, ready func(context.Context) (bool, error)) {
 	l.do(func(ctx context.Context) error { return l.Guest.WaitFor(ctx, what, ready) })
 }
 
+// TraceWrites is Guest.TraceWrites.
+func (l *Lab) TraceWrites() {
+	l.t.Helper()
+	l.do(l.Guest.TraceWrites)
+}
+
+// Writes is Guest.Writes.
+func (l *Lab) Writes() []SysWrite {
+	l.t.Helper()
+	return must(l, l.Guest.Writes)
+}
+
 // A LabProcess is a Process for a test, as a Lab is a Guest.
 type LabProcess struct {
 	*Process

@@ -38,7 +38,7 @@ func initialise() error {
 	if wantsShell() {
 		return reap(exec.Command("/bin/sh"))
 	}
-	return reap(exec.Command("/proc/self/exe"))
+	return reap(exec.Command("/usr/bin/agent"))
 }
 
 // links makes the links in /dev that programs expect.

@@ -76,6 +76,7 @@ func openRaw(path string) (*os.File, error) {
 type Agent struct {
 	uevents   *uevents
 	processes processes
+	trace     tracer
 }
 
 func newAgent(u *uevents) *Agent { return &Agent{uevents: u} }

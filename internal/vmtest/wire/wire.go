@@ -161,12 +161,6 @@ type UeventsReply struct {
 	Lost   int // times that the agent's socket overflowed
 }
 
-// Offsets say where in the kernel's structures a trace of writes finds its
-// fields, in bytes.
-type Offsets struct {
-	KiocbFile, FileDentry, DentryName, DentryParent, IterBuf, IterCount int
-}
-
 // TraceReply has the writes that were seen since the trace began.
 type TraceReply struct {
 	Outcome Outcome
@@ -174,13 +168,15 @@ type TraceReply struct {
 	Lost    int // entries that the kernel had no room for
 }
 
-// A SysWrite is a write below /sys, cgroups included, that a process began.
+// A SysWrite is a write below /sys that a process began, be it refused in the
+// end.
 type SysWrite struct {
 	Time    time.Duration
 	Command string // the first 15 bytes of its name
-	TID     int
-	PID     int    // 0 if the trace does not know
-	Path    string // the last seven elements at most, such as "bus/pci/drivers_probe"
-	Data    string // the first 200 bytes or so
+	TID     int    // the thread
+	PID     int    // 0 if the kernel had forgotten
+	Path    string // below /sys, the last seven elements at most, such as "bus/pci/drivers_probe"
+	Data    string // up to its first NUL, if Known
+	Known   bool   // false: the kernel could not read the data just then
 	Size    int    // how many bytes it wrote
 }
