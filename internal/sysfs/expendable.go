@@ -55,12 +55,12 @@ func InProcess(program, root string) Expendable {
 }
 
 // RunWrite is what WriteCommand does: the write of the five arguments that
-// InProcess gives. The result is the exit code: 0 or an errno.
+// InProcess gives. The result is the exit code, for InProcess to read.
 func RunWrite(args []string) int {
 	if len(args) != 5 {
-		return int(syscall.EINVAL)
+		return unclear
 	}
-	return errno(runWrite(args[0], args[1], args[2], args[3], args[4]))
+	return exitCode(runWrite(args[0], args[1], args[2], args[3], args[4]))
 }
 
 func runWrite(rootPath, attribute, value, address, identity string) error {
@@ -109,33 +109,40 @@ func (d *Device) Unbind(ctx context.Context, driver string, hold ...*os.File) er
 	})
 }
 
-// replaced is the exit code for ErrReplaced: no errno has it.
-const replaced = 255
+// The exit codes of RunWrite for an error. Those of a program that came to no
+// answer must not be among them: Go ends with 2 after a panic, which as an
+// errno would be ENOENT and read as "the device is gone".
+const (
+	firstErrno = 100 // and from there on, the errno of the write
+	unclear    = 254 // an error without an errno
+	replaced   = 255 // ErrReplaced
+)
 
-func errno(err error) int {
+// exitCode gives the exit code for the end of a write.
+func exitCode(err error) int {
 	var number syscall.Errno
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, ErrReplaced):
 		return replaced
-	case errors.As(err, &number) && number < replaced:
-		return int(number)
+	case errors.As(err, &number) && firstErrno+number < unclear:
+		return firstErrno + int(number)
 	}
-	return int(syscall.EINVAL)
+	return unclear
 }
 
+// writeError is the reverse of exitCode.
 func writeError(w Write, err error) error {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {
 		return err
 	}
-	switch code := exit.ExitCode(); code {
-	case replaced:
+	switch code := exit.ExitCode(); {
+	case code == replaced:
 		return fmt.Errorf("%s: %w", w.Device, ErrReplaced)
-	case -1:
-		return fmt.Errorf("write %s: process ended by %s", w.Attribute, exit.String())
-	default:
-		return fmt.Errorf("write %s: %w", w.Attribute, syscall.Errno(code))
+	case code > firstErrno && code < unclear:
+		return fmt.Errorf("write %s: %w", w.Attribute, syscall.Errno(code-firstErrno))
 	}
+	return fmt.Errorf("write %s: process ended without an answer: %s", w.Attribute, exit.String())
 }
