@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"fmt"
 
 	"vfio-hotplug/internal/control"
@@ -29,18 +30,16 @@ func Describe(line operate.Line, last operate.Result) control.Device {
 	if line.Decision.Rule != nil {
 		out.Rule = line.Decision.Rule.Name
 	}
-	if line.Entry != nil {
-		out.Outcome, out.LatencyUsec = line.Entry.Outcome, line.Entry.Latency.Microseconds()
-		if out.Outcome == "" {
-			out.Outcome = string(line.Entry.Stage)
-		}
-	}
-	if line.Released {
+	// What was taken or released is told by the ledger, which outlives the
+	// daemon; the rest only by the last result.
+	switch {
+	case line.Entry != nil:
+		out.Outcome, out.LatencyUsec = cmp.Or(line.Entry.Outcome, string(line.Entry.Stage)), line.Entry.Latency.Microseconds()
+	case line.Released:
 		out.Outcome, out.Reason = string(operate.Released), "released by hand"
-	}
-	// What was taken is told by the ledger, which outlives the daemon; the rest
-	// only by the last result.
-	if line.Entry == nil && last.Outcome != "" && (!last.Outcome.Bound() || last.Driver == line.Driver) {
+	case last.Outcome.Bound() && last.Driver != line.Driver:
+		// Somebody else has changed it since.
+	case last.Outcome != "":
 		out.Outcome, out.Reason, out.Remedy = string(last.Outcome), last.Reason, last.Remedy
 	}
 	return out
