@@ -2,6 +2,7 @@ package sysfstest
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"vfio-hotplug/internal/pci"
@@ -18,9 +19,7 @@ func hotplugStatements() []hotplugStatement {
 	return []hotplugStatement{
 		{"add carries what a policy needs", func(t *testing.T, c contract) {
 			must(t, c.lab.Plug(0))
-			add := c.awaitEvent(t, "add of an NVMe drive", func(e Event) bool {
-				return e.Action == "add" && e.Env["PCI_CLASS"] == "10802"
-			})
+			add := c.awaitEvent(t, "add of an NVMe drive", addOfNVMe)
 			a, err := pci.ParseAddress(add.Env["PCI_SLOT_NAME"])
 			must(t, err)
 			defer c.unplug(t, 0, a)
@@ -29,11 +28,42 @@ func hotplugStatements() []hotplugStatement {
 			if ids.Class != pci.NVMe || add.Env["DRIVER"] != "" || add.Env["SEQNUM"] == "" || add.Env["PCI_ID"] == "" {
 				t.Errorf("add carries %v", add.Env)
 			}
-			c.await(t, "bind", a)
+			c.awaitEvent(t, "add of a block device", addOfBlock)
+		}},
+		{"block devices are announced before the bind from 6.12 on", func(t *testing.T, c contract) {
+			drive := c.plug(t, 0)
+			defer c.unplug(t, 0, drive.Address())
+			events := c.awaitEvents(t, "bind and add of a block device", all(boundTo("nvme", drive), addOfBlock))
+			if last := events[len(events)-1]; c.atLeast(6, 12) && addOfBlock(last) {
+				t.Errorf("the bind came before the block device: %v", summary(events))
+			}
+		}},
+		{"unbind comes before remove, which carries no DRIVER", func(t *testing.T, c contract) {
+			drive := c.plugInto(t, 0, "nvme")
+			must(t, c.lab.Unplug(0))
+			events := c.awaitEvents(t, "remove", func(e Event) bool { return e.about("remove", drive.Address()) })
+			if !slices.ContainsFunc(events, func(e Event) bool { return e.about("unbind", drive.Address()) }) {
+				t.Errorf("no unbind came before the remove: %v", summary(events))
+			}
+			remove := events[len(events)-1]
+			if value, has := remove.Env["DRIVER"]; has {
+				t.Errorf("remove carries DRIVER=%s", value)
+			}
+		}},
+		{"a driver that is loaded with autoprobe off takes nothing", func(t *testing.T, c contract) {
+			drive := c.plugInto(t, 0, "nvme")
+			defer c.unplug(t, 0, drive.Address())
+			must(t, drive.SetOverride("pci-stub"))
+			must(t, drive.Unbind(t.Context(), "nvme"))
+			must(t, c.write("bus/pci/drivers_autoprobe", "0"))
+			defer func() { must(t, c.write("bus/pci/drivers_autoprobe", "1")) }()
+			c.load(t, "pci-stub")
+			wantDriver(t, drive, "")
+			must(t, drive.Probe())
+			wantDriver(t, drive, "pci-stub")
 		}},
 		{"a handle dies with its device and stays dead when the bay is used again", func(t *testing.T, c contract) {
-			old := c.plug(t, 0)
-			c.await(t, "bind", old.Address())
+			old := c.plugInto(t, 0, "nvme")
 			must(t, old.SetOverride("vfio-pci"))
 			c.unplug(t, 0, old.Address())
 			awaitGone(t, c, old)
@@ -41,9 +71,8 @@ func hotplugStatements() []hotplugStatement {
 			wantDead(t, old)
 			wantGone(t, "present", old.Present())
 
-			fresh := c.plug(t, 0)
+			fresh := c.plugInto(t, 0, "nvme")
 			defer c.unplug(t, 0, fresh.Address())
-			c.await(t, "bind", fresh.Address())
 			if fresh.Address() != old.Address() {
 				t.Fatalf("the bay's drive is at %s, the one before was at %s", fresh.Address(), old.Address())
 			}
@@ -68,31 +97,30 @@ func hotplugStatements() []hotplugStatement {
 			c.load(t, "pci-stub")
 			must(t, c.write(stubNewID, anyNVMe))
 			defer func() { must(t, c.write(stubRemoveID, anyNVMe)) }()
-			drive := c.plug(t, 0)
-			defer c.unplug(t, 0, drive.Address())
 			want := "nvme"
 			if c.atLeast(6, 17) {
 				want = "pci-stub"
 			}
-			if bound := c.await(t, "bind", drive.Address()); bound.Env["DRIVER"] != want {
-				t.Errorf("%s took the drive, want %s", bound.Env["DRIVER"], want)
-			}
+			drive := c.plugInto(t, 0, want)
+			c.unplug(t, 0, drive.Address())
 		}},
 		{"autoprobe off holds for a new device from 6.19 on", func(t *testing.T, c contract) {
 			must(t, c.write("bus/pci/drivers_autoprobe", "0"))
 			defer func() { must(t, c.write("bus/pci/drivers_autoprobe", "1")) }()
-			first := c.plug(t, 0)
-			defer c.unplug(t, 0, first.Address())
 			if !c.atLeast(6, 19) {
-				c.await(t, "bind", first.Address())
+				drive := c.plugInto(t, 0, "nvme")
+				c.unplug(t, 0, drive.Address())
 				return
 			}
+			first := c.plug(t, 0)
+			defer c.unplug(t, 0, first.Address())
 			// The second add comes when the kernel has done with the first: both
 			// hold pci_rescan_remove_lock.
 			second := c.plug(t, 1)
 			defer c.unplug(t, 1, second.Address())
 			wantDriver(t, first, "")
 			must(t, first.Probe())
+			c.awaitEvents(t, "bind to nvme", all(boundTo("nvme", first), addOfBlock))
 			wantDriver(t, first, "nvme")
 		}},
 	}

@@ -11,9 +11,13 @@ func TestContractOfTheModel(t *testing.T) {
 	for _, release := range []Release{Linux61, Linux612, Linux617, Linux619, Linux73} {
 		t.Run(release.String(), func(t *testing.T) {
 			t.Parallel()
-			Contract(t, newModelLab(release))
+			Contract(t, newModelLab(Options{Release: release}))
 		})
 	}
+}
+
+func TestContractOfTheModelWithoutIOMMU(t *testing.T) {
+	ContractWithoutIOMMU(t, newModelLab(Options{NoIOMMU: true}))
 }
 
 // modelLab is the model as a Lab.
@@ -23,8 +27,8 @@ type modelLab struct {
 	bays []pci.Address
 }
 
-func newModelLab(release Release) modelLab {
-	k := New(Options{Release: release})
+func newModelLab(o Options) modelLab {
+	k := New(o)
 	lab := modelLab{Kernel: k, Events: k.Subscribe()}
 	for i := range uint8(2) {
 		a := pci.Address{Bus: i + 1}

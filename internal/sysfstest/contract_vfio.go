@@ -1,10 +1,14 @@
 package sysfstest
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"vfio-hotplug/internal/pci"
 	"vfio-hotplug/internal/sysfs"
 )
 
@@ -13,9 +17,7 @@ func vfioStatements() []statement {
 	return []statement{
 		{"the vfio group, the vfio device and the bind are announced in this order", func(t *testing.T, c contract, d *sysfs.Device) {
 			c.move(t, d, "vfio-pci")
-			events := c.awaitEvents(t, "bind to vfio-pci", func(e Event) bool {
-				return e.about("bind", d.Address()) && e.Env["DRIVER"] == "vfio-pci"
-			})
+			events := c.awaitEvents(t, "bind to vfio-pci", boundTo("vfio-pci", d))
 			var order []string
 			for _, e := range events {
 				if subsystem := e.Env["SUBSYSTEM"]; e.Action == "add" && strings.HasPrefix(subsystem, "vfio") {
@@ -53,6 +55,51 @@ func vfioStatements() []statement {
 			release()
 			c.await(t, "unbind", d.Address())
 		}},
+		{"driver_override waits for a hanging unbind before 6.12, and never from 7.0 on", func(t *testing.T, c contract, d *sysfs.Device) {
+			c.move(t, d, "vfio-pci")
+			release, err := c.lab.Hold(d.Address())
+			must(t, err)
+			c.catchUp(t, d)
+			c.unbindHangs(t, d, "vfio-pci")
+			answered := make(chan error, 1)
+			go func() { answered <- d.SetOverride("vfio-pci") }()
+			hung := false
+			select {
+			case err = <-answered:
+			case <-time.After(hangs):
+				hung = true
+			}
+			release()
+			if hung {
+				err = <-answered
+			}
+			must(t, err)
+			if hung && c.atLeast(7, 0) || !hung && !c.atLeast(6, 12) {
+				t.Errorf("the write waited for the unbind: %v", hung)
+			}
+			c.await(t, "unbind", d.Address())
+		}},
+		{"new_id waits for a matching device that hangs in its unbind", func(t *testing.T, c contract, d *sysfs.Device) {
+			c.load(t, "pci-stub")
+			c.move(t, d, "vfio-pci")
+			must(t, d.SetOverride(""))
+			release, err := c.lab.Hold(d.Address())
+			must(t, err)
+			c.catchUp(t, d)
+			c.unbindHangs(t, d, "vfio-pci")
+			ctx, cancel := context.WithTimeout(t.Context(), hangs)
+			defer cancel()
+			err = c.lab.Expendable()(ctx, sysfs.Write{
+				Attribute: stubNewID, Value: anyNVMe, Device: d.Address(), Identity: d.Identity(),
+			})
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("new_id: %v, want it to hang", err)
+			}
+			release()
+			if bound := c.await(t, "bind", d.Address()); bound.Env["DRIVER"] != "pci-stub" {
+				t.Errorf("the new ID brought the drive to %q, want pci-stub", bound.Env["DRIVER"])
+			}
+		}},
 		{"a held group cannot be opened again", func(t *testing.T, c contract, d *sysfs.Device) {
 			c.move(t, d, "vfio-pci")
 			release, err := c.lab.Hold(d.Address())
@@ -64,6 +111,31 @@ func vfioStatements() []statement {
 		{"a device that vfio-pci has not cannot be held", func(t *testing.T, c contract, d *sysfs.Device) {
 			_, err := c.lab.Hold(d.Address())
 			wantErrno(t, "hold", err, syscall.ENOENT)
+		}},
+	}
+}
+
+// noIOMMUStatements are about a drive that has no group.
+func noIOMMUStatements() []statement {
+	return []statement{
+		{"a device has no group", func(t *testing.T, c contract, d *sysfs.Device) {
+			got, err := d.Read(pci.AllFacts)
+			must(t, err)
+			if got.IOMMUGroup != pci.NoGroup {
+				t.Errorf("group is %d, want none", got.IOMMUGroup)
+			}
+		}},
+		{"bind to vfio-pci: EINVAL, the error of its probe", func(t *testing.T, c contract, d *sysfs.Device) {
+			must(t, d.SetOverride("vfio-pci"))
+			must(t, d.Unbind(t.Context(), "nvme"))
+			wantErrno(t, "bind vfio-pci", d.Bind("vfio-pci"), syscall.EINVAL)
+			wantDriver(t, d, "")
+		}},
+		{"drivers_probe hides that the probe failed", func(t *testing.T, c contract, d *sysfs.Device) {
+			must(t, d.SetOverride("vfio-pci"))
+			must(t, d.Unbind(t.Context(), "nvme"))
+			must(t, d.Probe())
+			wantDriver(t, d, "")
 		}},
 	}
 }

@@ -219,10 +219,11 @@ func (d *device) env() map[string]string {
 	}
 }
 
-// emit sends an event of the device. Unbind and remove carry no MODALIAS.
+// emit sends an event of the device. Unbind carries no MODALIAS
+// (lib/kobject_uevent.c, zap_modalias_env).
 func (d *device) emit(action string, more map[string]string) {
 	env := d.env()
-	if action == "unbind" || action == "remove" {
+	if action == "unbind" {
 		delete(env, "MODALIAS")
 	}
 	maps.Copy(env, more)

@@ -22,17 +22,17 @@ type Release int
 // The releases between which a behaviour that the model shows has changed.
 const (
 	Linux61  Release = 601 // driver_override takes the device lock; the first registered driver wins
-	Linux612 Release = 612 // 6.12.91 and newer: driver_override never waits; nvme is whole before its bind event
-	Linux617 Release = 617 // synchronous drivers match before asynchronous ones
+	Linux612 Release = 612 // as of 6.12.91: driver_override never waits; nvme is whole before its bind event
+	Linux617 Release = 617 // driver_override takes the lock; synchronous drivers match before asynchronous ones
 	Linux619 Release = 619 // drivers_autoprobe=0 holds for hot-added devices too; serial_number
-	Linux73  Release = 703
+	Linux73  Release = 703 // driver_override never waits
 )
 
 // String is "6.12".
 func (r Release) String() string { return fmt.Sprintf("%d.%d", r/100, r%100) }
 
 // overrideLocks: reading or writing driver_override waits for a running probe.
-func (r Release) overrideLocks() bool { return r < Linux612 }
+func (r Release) overrideLocks() bool { return r < Linux73 && r != Linux612 }
 
 // wholeInProbe: nvme's block devices are there before its bind event.
 func (r Release) wholeInProbe() bool { return r >= Linux612 }

@@ -19,17 +19,16 @@ import (
 func TestContractOfRealKernels(t *testing.T) {
 	vmtest.EachKernel(t, func(t *testing.T, k vmtest.Kernel) {
 		program := compile(t)
-		for _, hotplug := range []vmtest.Hotplug{vmtest.Native, vmtest.ACPI} {
-			t.Run(hotplug.String(), func(t *testing.T) {
-				lab := vmtest.Boot(t, vmtest.Config{
-					Kernel:  k,
-					Hotplug: hotplug,
-					Bays:    2,
-					Modules: []string{"nvme", "vfio_iommu_type1", "vfio-pci"},
-					Files:   map[string]string{"/bin/sysfstest": program},
-				})
-				run(t, lab)
-			})
+		for name, machine := range map[string]vmtest.Config{
+			"native":        {},
+			"acpi":          {Hotplug: vmtest.ACPI},
+			"without IOMMU": {NoIOMMU: true},
+		} {
+			machine.Kernel = k
+			machine.Bays = 2
+			machine.Modules = []string{"nvme", "vfio_iommu_type1", "vfio-pci"}
+			machine.Files = map[string]string{"/bin/sysfstest": program}
+			t.Run(name, func(t *testing.T) { run(t, vmtest.Boot(t, machine)) })
 		}
 	})
 }
