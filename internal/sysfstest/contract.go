@@ -129,18 +129,44 @@ func (c contract) plug(t *testing.T, bay int) *sysfs.Device {
 	return d
 }
 
-// plugInto is plug, and waits until a driver has the drive and is done with its
-// initialisation. A drive that is unplugged before nvme is done with it makes
-// Linux 6.1 crash: nvme_async_probe frees memory of a device that is gone.
+// plugInto is plug, and waits until a driver has the drive.
 func (c contract) plugInto(t *testing.T, bay int, driver string) *sysfs.Device {
 	t.Helper()
 	d := c.plug(t, bay)
-	wanted := boundTo(driver, d)
-	if driver == "nvme" {
-		wanted = all(wanted, addOfBlock)
-	}
-	c.awaitEvents(t, "bind to "+driver, wanted)
+	c.awaitEvent(t, "bind to "+driver, boundTo(driver, d))
+	c.settle(t, d)
 	return d
+}
+
+// settle waits until nvme, if it has the drive, has made its block device.
+// Linux 6.1 goes on with that after the bind, and crashes when the drive is
+// unplugged meanwhile: nvme_async_probe then frees memory for a device that is
+// gone.
+func (c contract) settle(t *testing.T, d *sysfs.Device) {
+	t.Helper()
+	for c.driver(t, d) == "nvme" && !hasDisk(t, d) {
+		c.awaitEvent(t, "add of a block device", addOfBlock)
+	}
+}
+
+// hasDisk reports whether nvme has made the block device of a drive.
+func hasDisk(t *testing.T, d *sysfs.Device) bool {
+	t.Helper()
+	controllers, err := d.Dir().List("nvme")
+	if sysfs.Gone(err) {
+		return false
+	}
+	must(t, err)
+	for _, controller := range controllers {
+		names, err := d.Dir().List("nvme/" + controller)
+		if err != nil && !sysfs.Gone(err) {
+			t.Fatal(err)
+		}
+		if slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(name, controller+"n") }) {
+			return true
+		}
+	}
+	return false
 }
 
 func addOfNVMe(e Event) bool {
@@ -224,17 +250,15 @@ func summary(events []Event) []string {
 func (c contract) giveBack(t *testing.T, d *sysfs.Device) {
 	t.Helper()
 	must(t, d.SetOverride(""))
-	switch driver := c.driver(t, d); driver {
-	case "nvme":
-		return
-	case "":
-	default:
+	driver := c.driver(t, d)
+	if driver != "nvme" && driver != "" {
 		must(t, d.Unbind(context.Background(), driver))
 	}
 	must(t, d.Probe())
 	if driver := c.driver(t, d); driver != "nvme" {
 		t.Fatalf("the drive did not go back to nvme: driver is %q", driver)
 	}
+	c.settle(t, d)
 }
 
 // move brings the drive to a driver: override, unbind, probe.

@@ -120,8 +120,8 @@ func hotplugStatements() []hotplugStatement {
 			defer c.unplug(t, 1, second.Address())
 			wantDriver(t, first, "")
 			must(t, first.Probe())
-			c.awaitEvents(t, "bind to nvme", all(boundTo("nvme", first), addOfBlock))
 			wantDriver(t, first, "nvme")
+			c.settle(t, first)
 		}},
 	}
 }
