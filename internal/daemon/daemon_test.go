@@ -16,6 +16,7 @@ import (
 	"vfio-hotplug/internal/control"
 	"vfio-hotplug/internal/daemon"
 	"vfio-hotplug/internal/operate"
+	"vfio-hotplug/internal/pci"
 	"vfio-hotplug/internal/sysfstest"
 	"vfio-hotplug/policy"
 )
@@ -489,4 +490,36 @@ func TestKilledAtAnyTime(t *testing.T) {
 			return
 		}
 	}
+}
+
+func TestAGroupThatWouldNotBeViableIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, 0, sysfstest.Options{Drivers: []string{"pcieport", "nvme", "vfio-pci", "e1000e"}}, everyNVMe)
+		for bay := 1; bay <= 2; bay++ {
+			h.AddBay(sysfstest.Bay{Address: bayAt(bay), Above: []pci.Address{{Device: 1}}, Group: 40})
+		}
+		h.start()
+		h.Plug(bayAt(2), sysfstest.Drive{IDs: sysfstest.NIC()})
+		h.plug(1)
+		time.Sleep(time.Minute)
+		h.want(1, "nvme", operate.Refused)
+		if line := h.log.last("outcome=refused"); !strings.Contains(line, "0000:02:00.0 (e1000e)") {
+			t.Errorf("%q does not name who is in the way", line)
+		}
+		if w := h.written(bayAt(1)); len(w) != 0 {
+			t.Errorf("wrote %v", w)
+		}
+		h.end()
+	})
+}
+
+func TestAutoIsVFIOWhereNoVariantFits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, 1, sysfstest.Options{}, everyNVMe+"driver = \"auto\"\n")
+		h.start()
+		h.plug(1)
+		time.Sleep(time.Second)
+		h.want(1, "vfio-pci", operate.Direct)
+		h.end()
+	})
 }
