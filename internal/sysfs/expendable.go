@@ -24,7 +24,8 @@ type Write struct {
 
 // Expendable carries out a Write where a hang hurts nobody. It returns when
 // the write has ended, with the write's error; or when ctx ends, with ctx's
-// error, while the write may still be under way.
+// error, while the write may still be under way. When ctx has ended already,
+// the write is not begun.
 type Expendable func(ctx context.Context, w Write) error
 
 // WriteCommand is the name of the hidden command that carries out a Write in
@@ -36,6 +37,9 @@ const WriteCommand = "sysfs-write"
 // it ends by itself when the kernel lets go.
 func InProcess(program, root string) Expendable {
 	return func(ctx context.Context, w Write) error {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("write %s: %w", w.Attribute, err)
+		}
 		cmd := exec.Command(program, WriteCommand, root, w.Attribute, w.Value, w.Device.String(), strconv.FormatUint(w.Identity, 10))
 		cmd.ExtraFiles = w.Hold
 		// A group of its own: a Ctrl-C for the caller is not for the write.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -153,12 +154,10 @@ func TestWriteGoesOnWithoutItsCaller(t *testing.T) {
 	defer held.Close()
 	w.Hold = []*os.File{hold}
 
-	ctx, cancel := context.WithCancel(t.Context())
-	returned := make(chan error, 1)
-	go func() { returned <- InProcess(self(t), root)(ctx, w) }()
-	cancel()
-	if err := <-returned; !errors.Is(err, context.Canceled) {
-		t.Errorf("error is %v, want %v", err, context.Canceled)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := InProcess(self(t), root)(ctx, w); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error is %v, want %v", err, context.DeadlineExceeded)
 	}
 	must(t, hold.Close())
 	fd := int(held.Fd())
@@ -176,6 +175,15 @@ func TestWriteGoesOnWithoutItsCaller(t *testing.T) {
 	}
 	if rest, err := io.ReadAll(held); err != nil || len(rest) > 0 {
 		t.Errorf("the held file: %q, %v, want its end", rest, err)
+	}
+}
+
+func TestNothingIsBegunTooLate(t *testing.T) {
+	root, w := bay(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := InProcess(root+"/none", root)(ctx, w); !errors.Is(err, context.Canceled) {
+		t.Errorf("error is %v, want %v and no try to start the program", err, context.Canceled)
 	}
 }
 

@@ -16,6 +16,9 @@ import (
 // keeps the files of Hold open.
 func (k *Kernel) Expendable() sysfs.Expendable {
 	return func(ctx context.Context, w sysfs.Write) error {
+		if err := ctx.Err(); err != nil {
+			return wrap(w, err)
+		}
 		held, err := duplicate(w.Hold)
 		if err != nil {
 			return err

@@ -139,6 +139,20 @@ func TestExpendableLeavesAHangingWriteBehind(t *testing.T) {
 	})
 }
 
+func TestExpendableBeginsNothingTooLate(t *testing.T) {
+	k := boot(Options{})
+	k.Plug(bay1(), Drive{})
+	d := open(t, k, bay1())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := d.Unbind(ctx, "nvme"); !errors.Is(err, context.Canceled) {
+		t.Errorf("unbind: %v, want %v", err, context.Canceled)
+	}
+	if writes := k.Writes(); len(writes) > 0 {
+		t.Errorf("writes are %+v, want none", writes)
+	}
+}
+
 func TestPlaces(t *testing.T) {
 	vmd := pci.Address{Domain: 0x10000, Bus: 1}
 	k := New(Options{Release: Linux73})
