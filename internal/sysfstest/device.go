@@ -30,6 +30,9 @@ type device struct {
 	touched  []string // drivers whose probe ran, in order
 	holder   *Holder
 	undo     []func() // takes away what the driver made, last first
+
+	controller *node // what nvme made
+	instance   int   // its number
 }
 
 // newDevice makes the directory of a device and sends its add event. Nothing

@@ -77,6 +77,7 @@ type driver struct {
 	Driver
 	k       *Kernel
 	dir     *node
+	leaving bool // its module is being unloaded: nothing binds to it any more
 	dynamic []Match
 }
 
@@ -112,32 +113,58 @@ func (p pass) admits(d *driver) bool {
 
 // attach offers a device to the drivers in the order of their registration,
 // until one takes it (drivers/base/dd.c, __device_attach). A probe that fails
-// is no error here; only what goes wrong before the probe is.
-func (k *Kernel) attach(dev *device, pass pass) error {
+// is no error here; only what goes wrong before the probe is. It reports
+// whether an asynchronous driver matched that pass did not admit.
+func (k *Kernel) attach(dev *device, pass pass) (more bool, err error) {
 	dev.lock.lock()
 	defer dev.lock.unlock()
 	for _, d := range k.registered() {
 		k.mu.Lock()
-		free, fits := dev.driver == nil && !dev.dead, pass.admits(d) && d.matches(dev)
+		free, fits := dev.driver == nil && !dev.dead, d.matches(dev)
 		k.mu.Unlock()
-		if !free {
-			return nil
-		}
-		if !fits {
+		switch {
+		case !free:
+			return false, nil
+		case !fits:
+			continue
+		case !pass.admits(d):
+			more = more || d.Async
 			continue
 		}
 		var failed probeError
 		if err := k.probe(d, dev); err == nil || !errors.As(err, &failed) {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return more, nil
 }
 
 func (k *Kernel) registered() []*driver {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return slices.Clone(k.drivers)
+}
+
+// driverAttach offers every device to a driver (drivers/base/dd.c,
+// driver_attach). It takes the lock of each that matches, bound or not.
+func (k *Kernel) driverAttach(d *driver) {
+	k.mu.Lock()
+	devices := slices.Clone(k.devices)
+	k.mu.Unlock()
+	for _, dev := range devices {
+		k.mu.Lock()
+		fits := d.matches(dev)
+		k.mu.Unlock()
+		if fits {
+			k.offer(d, dev)
+		}
+	}
+}
+
+func (k *Kernel) offer(d *driver, dev *device) {
+	dev.lock.lock()
+	defer dev.lock.unlock()
+	_ = k.probe(d, dev) // whoever registers a driver does not hear of it
 }
 
 // probeError is an error of a driver's own probe.
@@ -173,7 +200,7 @@ func (k *Kernel) beginProbe(d *driver, dev *device) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
-	case dev.dead || d.dir == nil:
+	case dev.dead || d.dir == nil || d.leaving:
 		return syscall.ENODEV
 	case dev.driver != nil:
 		return syscall.EBUSY

@@ -102,15 +102,20 @@ func (k *Kernel) initialProbe(d *device) (async func()) {
 	k.mu.Lock()
 	closed := release.gated() && !k.autoprobe
 	k.mu.Unlock()
+	later := func() {}
 	switch {
 	case closed:
-		return func() {}
 	case !release.syncFirst():
-		k.attach(d, anyDriver)
-		return func() {}
+		_, _ = k.attach(d, anyDriver)
+	default:
+		if more, _ := k.attach(d, syncDrivers); more {
+			later = func() {
+				k.pause(Scheduled, "", d)
+				_, _ = k.attach(d, asyncDrivers)
+			}
+		}
 	}
-	k.attach(d, syncDrivers)
-	return func() { k.attach(d, asyncDrivers) }
+	return later
 }
 
 // Unplug takes a device and all below it away. It waits for a probe, for the
@@ -119,7 +124,7 @@ func (k *Kernel) initialProbe(d *device) (async func()) {
 func (k *Kernel) Unplug(a pci.Address) {
 	d := k.mustAt(a)
 	k.mu.Lock()
-	if k.adding[d] {
+	if k.adding[d] && !d.matching {
 		k.erase(d)
 		k.endAdd(d)
 		k.mu.Unlock()

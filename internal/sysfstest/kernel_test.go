@@ -152,6 +152,50 @@ func TestOverrideBetweenMatchAndProbeLeavesNoDriver(t *testing.T) {
 	}
 }
 
+// From 6.17 on there is a second window: the asynchronous drivers come later.
+func TestOverrideBeforeTheAsynchronousDrivers(t *testing.T) {
+	for _, release := range []Release{Linux617, Linux73} {
+		t.Run(release.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := boot(Options{Release: release})
+				scheduled := k.Pause(Scheduled, "", bay1())
+				blocks(t, "plug", func() { k.Plug(bay1(), Drive{}) }, func() {
+					<-scheduled.Reached()
+					d := open(t, k, bay1())
+					must(t, d.SetOverride("vfio-pci"))
+					must(t, d.Probe())
+					scheduled.End()
+				})
+				if touched := k.Touched(bay1()); !slices.Equal(touched, []string{"vfio-pci"}) {
+					t.Errorf("touched by %v, want vfio-pci alone", touched)
+				}
+			})
+		})
+	}
+}
+
+// An unplug that comes while a driver probes waits for it, on every kernel.
+func TestUnplugWaitsForTheProbe(t *testing.T) {
+	for _, release := range everyRelease() {
+		t.Run(release.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := boot(Options{Release: release})
+				probing := k.Pause(Probing, "nvme", bay1())
+				plugged := make(chan struct{})
+				go func() {
+					defer close(plugged)
+					k.Plug(bay1(), Drive{})
+				}()
+				<-probing.Reached()
+				d := open(t, k, bay1())
+				blocks(t, "unplug", func() { k.Unplug(bay1()) }, probing.End)
+				<-plugged
+				wantDead(t, d)
+			})
+		})
+	}
+}
+
 func TestProbeHoldsTheDevice(t *testing.T) {
 	for _, release := range everyRelease() {
 		t.Run(release.String(), func(t *testing.T) {

@@ -20,6 +20,7 @@ func makeNVMe(d *device) {
 		d.dir.remove("nvme")
 		k.freeNumber("nvme", n)
 	})
+	d.controller, d.instance = controller, n
 	controller.link("device", d.dir)
 	serial, model := d.drive.Serial, d.drive.Model
 	if serial == "" {
@@ -49,14 +50,8 @@ func makeNVMe(d *device) {
 // makeNVMeLate makes the block devices of a kernel that finds them after the
 // bind event.
 func makeNVMeLate(d *device) {
-	if d.k.options.Release.wholeInProbe() {
-		return
-	}
-	for name, controller := range d.dir.children["nvme"].children {
-		n, err := strconv.Atoi(name[len("nvme"):])
-		if err == nil {
-			d.makeNamespaces(controller, n)
-		}
+	if !d.k.options.Release.wholeInProbe() {
+		d.makeNamespaces(d.controller, d.instance)
 	}
 }
 
