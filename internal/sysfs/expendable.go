@@ -18,7 +18,7 @@ type Write struct {
 	Attribute string      // relative to the root, such as bus/pci/drivers/nvme/unbind
 	Value     string      // what to write
 	Device    pci.Address // written only while this address ...
-	Identity  uint64      // ... leads to this device
+	Identity  uint64      // ... leads to this device; 0: the write is about no device
 	Hold      []*os.File  // kept open until the write has ended, whatever becomes of the caller
 }
 
@@ -88,16 +88,27 @@ func runWrite(rootPath, attribute, value, address, identity string) error {
 // not heed its context: for a process that is itself expendable.
 func Direct(root Dir) Expendable {
 	return func(_ context.Context, w Write) error {
-		d, err := New(root, nil).Open(w.Device)
-		if err != nil {
+		if err := w.check(root); err != nil {
 			return err
-		}
-		defer d.Close()
-		if d.identity != w.Identity {
-			return ErrReplaced
 		}
 		return root.Write(w.Attribute, w.Value)
 	}
+}
+
+// check says whether the device that the write is about is still there.
+func (w Write) check(root Dir) error {
+	if w.Identity == 0 {
+		return nil
+	}
+	d, err := New(root, nil).Open(w.Device)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if d.identity != w.Identity {
+		return ErrReplaced
+	}
+	return nil
 }
 
 // Unbind takes the device from a driver and returns when the kernel has let

@@ -1,0 +1,133 @@
+package guard
+
+import (
+	"fmt"
+
+	"vfio-hotplug/internal/pci"
+)
+
+// Mode is a way to keep other drivers from a new device.
+type Mode string
+
+// The modes. Auto and Off are wishes; the others are also answers.
+const (
+	Auto  Mode = "auto"
+	Claim Mode = "claim" // a dynamic ID on the wanted driver
+	Stub  Mode = "stub"  // a dynamic ID on pci-stub, from where we take it on
+	Gate  Mode = "gate"  // drivers_autoprobe = 0, and we probe every new device
+	Race  Mode = "race"  // no guard: driver_override at the add event, and repair
+	Off   Mode = "off"   // the same, and no guard is looked for
+)
+
+// PCIStub is the driver that takes any device and does nothing with it.
+const PCIStub = "pci-stub"
+
+// ID is one dynamic ID that a policy calls for.
+type ID struct {
+	Pattern pci.Pattern
+	Driver  string // that the policy wants for what matches
+	// Exact says that the policy gives every device that matches to Driver.
+	Exact bool
+	Why   string // why it is not exact
+	// VMD says that Exact holds for devices behind VMD too.
+	VMD bool
+}
+
+// Choice is a guard and the reason for it.
+type Choice struct {
+	Mode   Mode
+	Why    string // one line
+	Remedy string // what would allow a stronger guard, "" where there is none
+}
+
+// Choose picks the guard for the IDs of a policy on a machine: for Auto the
+// strongest that is exact, else the one that is wished for. The error says why
+// a guard that was asked for by name cannot hold; Race is then the answer.
+func Choose(m Machine, wish Mode, ids []ID) (Choice, error) {
+	switch {
+	case wish == Off || wish == Race:
+		return Choice{Mode: Race, Why: fmt.Sprintf("the policy says mode = %q", wish)}, nil
+	case len(ids) == 0:
+		return Choice{Mode: Race, Why: "no rule of the policy can be guarded"}, nil
+	case wish == Auto:
+		return automatic(m, ids), nil
+	}
+	if why, remedy := m.lacks(wish, ids); why != "" {
+		c := Choice{Mode: Race, Why: why, Remedy: remedy}
+		return c, fmt.Errorf("guard %s cannot hold here: %s: %s", wish, why, remedy)
+	}
+	return Choice{Mode: wish, Why: fmt.Sprintf("the policy says mode = %q", wish)}, nil
+}
+
+func automatic(m Machine, ids []ID) Choice {
+	inexact := m.inexact(ids)
+	lacksClaim, remedy := m.lacks(Claim, ids)
+	if inexact == "" && lacksClaim == "" {
+		return Choice{Mode: Claim, Why: "every drive with these IDs is wanted, and the wanted driver comes before nvme"}
+	}
+	reason := inexact
+	if reason == "" {
+		reason = lacksClaim
+	}
+	lacksStub, stubRemedy := m.lacks(Stub, ids)
+	if lacksStub == "" {
+		return Choice{Mode: Stub, Why: reason + "; pci-stub comes before nvme"}
+	}
+	if m.gated() {
+		return Choice{Mode: Gate, Why: reason + "; " + lacksStub + "; this kernel lets new devices wait"}
+	}
+	if remedy == "" {
+		remedy = stubRemedy
+	}
+	return Choice{Mode: Race, Why: reason + "; " + lacksStub, Remedy: remedy}
+}
+
+// inexact says why a dynamic ID on the wanted driver would also catch devices
+// that the policy does not want there, "" if it would not.
+func (m Machine) inexact(ids []ID) string {
+	for _, id := range ids {
+		if !id.Exact {
+			return id.Why
+		}
+		if m.VMD && !id.VMD {
+			return "drives behind Intel VMD have the same IDs, and no rule takes them"
+		}
+	}
+	return ""
+}
+
+// order is the remedy for a driver that was registered after nvme.
+const order = "have it loaded before nvme: \"softdep nvme pre: vfio-pci pci-stub\" in /etc/modprobe.d, update-initramfs -u, reboot"
+
+// lacks says what a guard by name would need and this machine does not have,
+// and how to get it.
+func (m Machine) lacks(mode Mode, ids []ID) (why, remedy string) {
+	switch mode {
+	case Claim:
+		for _, id := range ids {
+			if why, remedy := m.loses(id.Driver); why != "" {
+				return why, remedy
+			}
+		}
+	case Stub:
+		return m.loses(PCIStub)
+	case Gate:
+		if !m.gated() {
+			return "this kernel matches new devices whatever drivers_autoprobe says", "Linux 6.19 or newer, or another mode"
+		}
+	}
+	return "", ""
+}
+
+// loses says why a driver would not get a drive that nvme matches too.
+func (m Machine) loses(driver string) (why, remedy string) {
+	switch _, there := m.Registered[driver]; {
+	case m.wins(driver):
+		return "", ""
+	case !there:
+		return driver + " is not loaded", "modprobe " + driver
+	case m.synchronousFirst():
+		return driver + " is made asynchronous by the kernel command line", "take driver_async_probe and async_probe from the kernel command line"
+	}
+	return driver + " was registered after nvme, which so comes first on this kernel", order
+}

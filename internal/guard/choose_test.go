@@ -1,0 +1,70 @@
+package guard
+
+import (
+	"strings"
+	"testing"
+
+	"vfio-hotplug/internal/pci"
+)
+
+var nvme = pci.Pattern{Vendor: pci.AnyID, Device: pci.AnyID, SubVendor: pci.AnyID, SubDevice: pci.AnyID, Class: 0x010802, ClassMask: 0xffffff}
+
+// machine is a kernel with these drivers registered in this order.
+func machine(major, minor int, drivers ...string) Machine {
+	m := Machine{Release: Release{major, minor}, Registered: map[string]int{}}
+	for i, driver := range drivers {
+		m.Registered[driver] = i + 1
+	}
+	return m
+}
+
+func TestChoose(t *testing.T) {
+	all := []ID{{Pattern: nvme, Driver: "vfio-pci", Exact: true}}
+	some := []ID{{Pattern: nvme, Driver: "vfio-pci", Why: "bay 12 is left"}}
+	async := machine(7, 3, "nvme", "vfio-pci", "pci-stub")
+	async.Async = []string{"vfio-pci"}
+	vmd := machine(7, 3, "nvme", "vfio-pci", "pci-stub")
+	vmd.VMD = true
+	builtin := machine(6, 1, "vfio-pci")
+	builtin.Registered["nvme"], builtin.Registered[PCIStub] = 0, 0
+	for _, test := range []struct {
+		name    string
+		machine Machine
+		wish    Mode
+		ids     []ID
+		mode    Mode
+		words   string // in Why
+		remedy  string // in Remedy
+		fault   string // in the error
+	}{
+		{"6.1, the right order", machine(6, 1, "pci-stub", "vfio-pci", "nvme"), Auto, all, Claim, "every drive", "", ""},
+		{"6.1, some are left", machine(6, 1, "pci-stub", "vfio-pci", "nvme"), Auto, some, Stub, "bay 12 is left", "", ""},
+		{"6.1, nvme first", machine(6, 1, "nvme", "vfio-pci", "pci-stub"), Auto, all, Race, "registered after nvme", "softdep nvme pre", ""},
+		{"6.12, nvme first, some are left", machine(6, 12, "nvme", "vfio-pci", "pci-stub"), Auto, some, Race, "bay 12 is left", "softdep", ""},
+		{"6.12, only pci-stub before nvme", machine(6, 12, "pci-stub", "nvme", "vfio-pci"), Auto, all, Stub, "vfio-pci was registered after nvme", "", ""},
+		{"6.1, nvme not loaded yet", machine(6, 1, "vfio-pci"), Auto, all, Claim, "", "", ""},
+		{"6.1, all built in but vfio-pci", builtin, Auto, all, Stub, "vfio-pci was registered after nvme", "", ""},
+		{"7.3, any order", machine(7, 3, "nvme", "vfio-pci"), Auto, all, Claim, "", "", ""},
+		{"7.3, some are left, no pci-stub", machine(7, 3, "nvme", "vfio-pci"), Auto, some, Gate, "pci-stub is not loaded", "", ""},
+		{"6.18, some are left, no pci-stub", machine(6, 18, "nvme", "vfio-pci"), Auto, some, Race, "bay 12 is left", "modprobe pci-stub", ""},
+		{"7.3, vfio-pci made asynchronous", async, Auto, all, Stub, "asynchronous", "", ""},
+		{"VMD has the same IDs", vmd, Auto, all, Stub, "VMD", "", ""},
+		{"nothing to guard", machine(7, 3, "vfio-pci"), Auto, nil, Race, "no rule", "", ""},
+		{"off", machine(7, 3, "vfio-pci"), Off, all, Race, `mode = "off"`, "", ""},
+		{"gate by name", machine(7, 3, "vfio-pci"), Gate, all, Gate, `mode = "gate"`, "", ""},
+		{"gate by name on 6.12", machine(6, 12, "vfio-pci"), Gate, all, Race, "", "6.19", "guard gate cannot hold here"},
+		{"claim by name, nvme first", machine(6, 1, "nvme", "vfio-pci"), Claim, all, Race, "", "softdep", "guard claim cannot hold here"},
+		{"claim by name, some are left", machine(7, 3, "vfio-pci"), Claim, some, Claim, `mode = "claim"`, "", ""},
+		{"stub by name, not loaded", machine(7, 3, "vfio-pci"), Stub, all, Race, "", "modprobe pci-stub", "pci-stub is not loaded"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := Choose(test.machine, test.wish, test.ids)
+			if got.Mode != test.mode || !strings.Contains(got.Why, test.words) || got.Why == "" || !strings.Contains(got.Remedy, test.remedy) || test.remedy == "" && got.Remedy != "" {
+				t.Errorf("got %+v", got)
+			}
+			if (err == nil) != (test.fault == "") || err != nil && !strings.Contains(err.Error(), test.fault) {
+				t.Errorf("error %v, want %q", err, test.fault)
+			}
+		})
+	}
+}
