@@ -47,12 +47,12 @@ func TestFaults(t *testing.T) {
 			`f:4:1: match.class = "nvme": key match is already defined`},
 
 		// Tables.
-		{"table unknown", "[guard]\nmode = \"auto\"\n",
-			`f:1:1: [guard]: unknown table or key; a policy is made of [[rule]] tables`},
+		{"table unknown", "[daemon]\nmode = \"auto\"\n",
+			`f:1:1: [daemon]: unknown table or key; a policy is made of [[rule]] tables and one [guard]`},
 		{"key outside", "driver = \"auto\"\n",
-			`f:1:1: driver: unknown table or key; a policy is made of [[rule]] tables`},
+			`f:1:1: driver: unknown table or key; a policy is made of [[rule]] tables and one [guard]`},
 		{"rules", "[[rules]]\nname = \"r\"\n",
-			`f:1:1: [[rules]]: unknown table or key; a policy is made of [[rule]] tables`},
+			`f:1:1: [[rules]]: unknown table or key; did you mean "rule"?`},
 		{"single brackets", "  [rule]\nname = \"r\"\nmatch = { slto = \"1\" }\n",
 			"f:1:3: [rule]: a rule starts with [[rule]], in double brackets\n" +
 				`f:3:11: slto: unknown key; did you mean "slot"?`},
@@ -76,6 +76,28 @@ func TestFaults(t *testing.T) {
 		{"value used as a table", inRule("driver.name = \"auto\"\n[rule.name.x]"),
 			"f:4:1: driver: a table, where a string should be\n" +
 				"f:5:7: name: name is already set in line 2"},
+
+		// The guard.
+		{"guard misspelt", "[gaurd]\nmode = \"auto\"\n",
+			`f:1:1: [gaurd]: unknown table or key; did you mean "guard"?`},
+		{"guard is no table", "guard = \"claim\"\n",
+			`f:1:9: "claim": a string, where a table should be`},
+		{"guard in double brackets", "[[guard]]\nmode = \"auto\"\n",
+			`f:1:1: [[guard]]: there is one guard: write [guard], in single brackets`},
+		{"guard twice", "[guard]\nmode = \"auto\"\n[guard]\nmode = \"auto\"\n",
+			`f:3:1: [guard]: guard is already set in line 1`},
+		{"guard with a near key", "[guard]\nmod = \"auto\"\n",
+			`f:2:1: mod: unknown key; did you mean "mode"?`},
+		{"guard with an unknown key", "guard = { timeout = 7, mode = \"auto\" }\n",
+			`f:1:11: timeout: unknown key; [guard] has mode`},
+		{"mode near", "[guard]\nmode = \"Claim\"\n",
+			`f:2:8: "Claim": unknown value; did you mean "claim"?`},
+		{"mode unknown", "[guard]\nmode = \"on\"\n",
+			`f:2:8: "on": unknown value; want "auto" or "claim" or "stub" or "gate" or "race" or "off"`},
+		{"mode is no string", "[guard]\nmode = false\n",
+			`f:2:8: false: true or false, where a string should be`},
+		{"mode twice", "[guard]\nmode = \"auto\"\nmode = \"auto\"\n",
+			`f:3:1: mode: mode is already set in line 2`},
 
 		// Settings of a rule.
 		{"unknown key", inRule(`group = "with"`),
@@ -312,7 +334,7 @@ func TestFaultsAreErrorsOfTheirOwn(t *testing.T) {
 	if !errors.As(err, &faults) || len(faults) != 2 {
 		t.Fatalf("want two Faults, got %#v", err)
 	}
-	want := Fault{File: "f", Line: 2, Column: 1, Text: "y", Message: "unknown table or key; a policy is made of [[rule]] tables"}
+	want := Fault{File: "f", Line: 2, Column: 1, Text: "y", Message: "unknown table or key; a policy is made of [[rule]] tables and one [guard]"}
 	if faults[1] != want {
 		t.Errorf("got %+v, want %+v", faults[1], want)
 	}

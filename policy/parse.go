@@ -2,7 +2,7 @@ package policy
 
 import "fmt"
 
-// ruleTable is the name of the only table of a policy file.
+// ruleTable is the name of the tables that a policy is made of.
 const ruleTable = "rule"
 
 // Parse reads the text of one policy file. The name stands in for the file in
@@ -23,6 +23,7 @@ func compile(files []file) (*Policy, error) {
 	var faults Faults
 	var rules []Rule
 	var read []string
+	var guard guardSetting
 	names := map[string]string{}
 	for _, f := range files {
 		read = append(read, f.name)
@@ -30,8 +31,8 @@ func compile(files []file) (*Policy, error) {
 			faults = append(faults, *f.fault)
 			continue
 		}
-		c := compiler{document: readDocument(f.name, f.data), names: names}
-		rules = append(rules, c.rules()...)
+		c := compiler{document: readDocument(f.name, f.data), names: names, guard: &guard}
+		rules = append(rules, c.tables()...)
 		if len(c.document.faults) == 0 {
 			c.document.check()
 		}
@@ -40,13 +41,14 @@ func compile(files []file) (*Policy, error) {
 	if len(faults) > 0 {
 		return nil, faults
 	}
-	return newPolicy(rules, read), nil
+	return newPolicy(rules, guard.mode, read), nil
 }
 
 // compiler turns the tree of one file into rules.
 type compiler struct {
 	document *document
 	names    map[string]string // the names of all rules so far, of all files, and their places
+	guard    *guardSetting     // of all files so far
 }
 
 // fault notes that something is wrong with the text in at.
@@ -54,24 +56,42 @@ func (c *compiler) fault(at span, format string, args ...any) {
 	c.document.fault(at, format, args...)
 }
 
-// rules compiles what it can. The result counts only if no fault was noted.
-func (c *compiler) rules() []Rule {
+// tables compiles what it can, and gives the rules. The result counts only if no
+// fault was noted.
+func (c *compiler) tables() []Rule {
 	var rules []Rule
 	for _, e := range c.document.root.entries {
-		if e.name != ruleTable {
-			c.fault(e.at, "unknown table or key; a policy is made of [[%s]] tables", ruleTable)
-			continue
-		}
-		if !c.is(e.value, listKind) {
-			continue
-		}
-		for _, item := range e.value.items {
-			if c.is(item, tableKind) {
-				rules = append(rules, c.rule(item))
-			}
+		switch e.name {
+		case ruleTable:
+			rules = c.rules(e.value)
+		case guardTable:
+			c.guardTable(e.value)
+		default:
+			c.unknownTable(e)
 		}
 	}
 	return rules
+}
+
+func (c *compiler) rules(list *node) []Rule {
+	if !c.is(list, listKind) {
+		return nil
+	}
+	var rules []Rule
+	for _, item := range list.items {
+		if c.is(item, tableKind) {
+			rules = append(rules, c.rule(item))
+		}
+	}
+	return rules
+}
+
+func (c *compiler) unknownTable(e entry) {
+	if near := nearest(e.name, ruleTable, guardTable); near != "" {
+		c.fault(e.at, "unknown table or key%s", didYouMean(near))
+		return
+	}
+	c.fault(e.at, "unknown table or key; a policy is made of [[%s]] tables and one [%s]", ruleTable, guardTable)
 }
 
 // claim takes a name for the rule that starts at the offset header.

@@ -155,25 +155,27 @@ type word interface {
 	String() string
 }
 
-// choose reads one of the words into what.
-func choose[W word](c *compiler, n *node, what *W, words ...W) {
+// choose reads one of the words into what. If it is none of them, it notes the
+// fault and gives false.
+func choose[W word](c *compiler, n *node, what *W, words ...W) bool {
 	if !c.is(n, stringKind) {
-		return
+		return false
 	}
 	var names, quoted []string
 	for _, w := range words {
 		if w.String() == n.text {
 			*what = w
-			return
+			return true
 		}
 		names = append(names, w.String())
 		quoted = append(quoted, strconv.Quote(w.String()))
 	}
 	if near := nearest(n.text, names...); near != "" {
 		c.fault(n.at, "unknown value%s", didYouMean(near))
-		return
+		return false
 	}
 	c.fault(n.at, "unknown value; want %s", strings.Join(quoted, " or "))
+	return false
 }
 
 func (c *compiler) boolean(n *node, what *bool) {

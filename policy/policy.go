@@ -17,6 +17,7 @@ import (
 type Policy struct {
 	rules []Rule
 	files []string
+	guard GuardMode
 	needs Facts
 }
 
@@ -30,6 +31,14 @@ func (p *Policy) Files() []string {
 		return nil
 	}
 	return slices.Clone(p.files)
+}
+
+// GuardMode gives the mode that the policy asks for: GuardAuto if it names none.
+func (p *Policy) GuardMode() GuardMode {
+	if p == nil {
+		return GuardAuto
+	}
+	return p.guard
 }
 
 // Needs says which facts beyond IDs, class, address and VMD the rules look at.
@@ -48,8 +57,8 @@ func (p *Policy) list() []Rule {
 	return p.rules
 }
 
-func newPolicy(rules []Rule, files []string) *Policy {
-	p := &Policy{rules: rules, files: files}
+func newPolicy(rules []Rule, guard GuardMode, files []string) *Policy {
+	p := &Policy{rules: rules, guard: guard, files: files}
 	for i := range rules {
 		p.needs |= rules[i].match.needs()
 	}
