@@ -18,6 +18,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add([]byte("rule = [ { name = 'r', match.class = [ 0x01, \"nic\" ], match.not.slot = '?-*' } ]"))
 	f.Add([]byte("[rule]\nname = \"r\nmatch = {\n[[rule]]\n[rule.match]\nvendor = [8086, []]\n[[rule]] #"))
+	f.Add([]byte("guard.mode = 'stub'\n[[rule]]\nname = 'r'\nmatch.class = 0x01\nguard = true\nvmd = true\n[guard]\nmode = 'off'"))
 	f.Add([]byte("[[rule]]\nname = \"\\u00e9\"\naction = 'leave'\nmatch.address = \"0?:1f.*\"\nmatch.numa_node = 1"))
 
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -28,6 +29,7 @@ func FuzzParse(f *testing.F) {
 		}
 		for _, d := range fuzzDevices() {
 			checkDecision(t, p, &d)
+			checkGuarded(t, p, &d)
 		}
 	})
 }
@@ -67,6 +69,20 @@ func checkDecision(t *testing.T, p *Policy, d *pci.Device) {
 	}
 	if deciding > 1 || (deciding == 1) != (decision.Rule != nil) {
 		t.Errorf("%d steps decide, Decide says %+v", deciding, decision)
+	}
+}
+
+func checkGuarded(t *testing.T, p *Policy, d *pci.Device) {
+	decision, g := p.Decide(d), p.Guarded()
+	guarded := decision.Verdict == Bind && decision.Rule.Guard
+	if guarded && !g.knows(decision, d.IDs()) {
+		t.Errorf("no pattern for %+v", decision)
+	}
+	for _, pattern := range g.Patterns {
+		certain := pattern.Exact && pattern.Pattern.Matches(d.IDs()) && (pattern.VMD || !d.VMD)
+		if certain && (!guarded || guardDriver(decision) != pattern.Driver) {
+			t.Errorf("%s is exact, Decide says %+v", pattern.Pattern, decision)
+		}
 	}
 }
 

@@ -27,6 +27,7 @@ type plan struct {
 	not    []term
 	leave  bool
 	vmd    bool
+	guard  bool
 	driver string
 }
 
@@ -75,7 +76,7 @@ func (p plan) write(r *rand.Rand) string {
 	if p.leave {
 		keys = append(keys, `action = "leave"`)
 	} else {
-		keys = append(keys, fmt.Sprintf("driver = %q", p.driver), fmt.Sprintf("vmd = %v", p.vmd))
+		keys = append(keys, fmt.Sprintf("driver = %q", p.driver), fmt.Sprintf("vmd = %v", p.vmd), fmt.Sprintf("guard = %v", p.guard))
 	}
 	switch r.IntN(3) {
 	case 0:
@@ -120,6 +121,7 @@ func (w world) plan(name string) plan {
 		terms:  w.terms(1 + w.IntN(2)),
 		leave:  w.IntN(4) == 0,
 		vmd:    w.IntN(2) == 0,
+		guard:  w.IntN(4) > 0,
 		driver: pick(w, []string{"vfio-pci", "auto", "uio_pci_generic"}),
 	}
 	if w.IntN(3) == 0 {
