@@ -30,6 +30,8 @@ type Guest struct {
 	agent    *rpc.Client
 	log      *transcript
 	bootTime time.Duration
+	closing  sync.Once
+	closed   error // the result of closing
 
 	mu        sync.Mutex
 	next      int // number of the next device
@@ -47,9 +49,13 @@ type plugged struct {
 // loaded; the error has the end of the console.
 func Start(ctx context.Context, cfg Config, dir string) (*Guest, error) {
 	began := time.Now()
-	g := &Guest{cfg: cfg, dir: dir, plugged: map[int]plugged{}}
-	if err := g.launch(); err != nil {
+	log, err := newTranscript(filepath.Join(dir, "agent.log"))
+	if err != nil {
 		return nil, err
+	}
+	g := &Guest{cfg: cfg, dir: dir, log: log, plugged: map[int]plugged{}}
+	if err := g.launch(); err != nil {
+		return nil, errors.Join(err, log.Close())
 	}
 	if err := g.greet(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("boot kernel %s: %w; the end of the console:\n%s", cfg.Kernel, err, tail(filepath.Join(dir, consoleFile))), g.Close())
@@ -72,23 +78,24 @@ func (g *Guest) launch() error {
 	if err := g.cfg.writeInitrd(filepath.Join(g.dir, initrdFile), cacheDir); err != nil {
 		return err
 	}
+	image, err := g.cfg.Kernel.Unpacked(cacheDir)
+	if err != nil {
+		g.log.note("boot the packed kernel: %v", err)
+		image = g.cfg.Kernel.Image
+	}
 	cold, err := g.coldPlug()
 	if err != nil {
 		return err
 	}
 	args := func(w wiring, extra string) ([]string, error) {
-		all, err := g.cfg.machine(initrdFile, w, extra)
+		all, err := g.cfg.machine(image, initrdFile, w, extra)
 		return append(all, cold...), err
 	}
 	manual, err := args(wiring{console: "stdio,mux=on,signal=off", agent: "null", qmp: "null"}, "vmtest.shell")
 	if err != nil {
 		return err
 	}
-	if err := writeReproduce(g.dir, manual, "see the test's output"); err != nil {
-		return err
-	}
-	g.log, err = newTranscript(filepath.Join(g.dir, "agent.log"))
-	if err != nil {
+	if err := writeReproduce(g.dir, manual); err != nil {
 		return err
 	}
 	g.qemu, err = launch(g.dir, func(w wiring) ([]string, error) { return args(w, "") })
@@ -163,8 +170,14 @@ func (g *Guest) Console() (string, error) {
 	return string(text), err
 }
 
-// Close switches the guest off, as by its mains cable.
+// Close switches the guest off, as by its mains cable. A second call does
+// nothing.
 func (g *Guest) Close() error {
+	g.closing.Do(func() { g.closed = g.switchOff() })
+	return g.closed
+}
+
+func (g *Guest) switchOff() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if g.QMP != nil && g.QMP.Execute(ctx, "quit", nil, nil) == nil {

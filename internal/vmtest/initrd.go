@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"vfio-hotplug/internal/vmtest/cache"
 	"vfio-hotplug/internal/vmtest/initramfs"
@@ -43,7 +44,7 @@ func (c Config) writeInitrd(path, cacheDir string) error {
 	if err != nil {
 		return fmt.Errorf("programs for the guest: %w", err)
 	}
-	agent, err := Build("vfio-hotplug/internal/vmtest/agent")
+	agent, err := buildAgent()
 	if err != nil {
 		return err
 	}
@@ -62,6 +63,9 @@ func (c Config) writeInitrd(path, cacheDir string) error {
 	}
 	return out.Close()
 }
+
+// buildAgent builds the agent once for all guests of this process.
+var buildAgent = sync.OnceValues(func() (string, error) { return Build("vfio-hotplug/internal/vmtest/agent") })
 
 func appendFile(to io.Writer, path string) error {
 	f, err := os.Open(path)

@@ -2,9 +2,11 @@ package vmtest
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -78,7 +80,20 @@ func clear(t testing.TB, b *bench) {
 	if err != nil {
 		t.Logf("keep the guest's files: %v", err)
 	}
-	t.Logf("the guest's console, logs and %s: %s", reproduceFile, dir)
+	t.Logf("the guest's console, logs and %s: %s\nthe test again: %s", reproduceFile, dir, again(t.Name()))
+}
+
+// again gives the command that runs one test.
+func again(name string) string {
+	var pattern []string
+	for part := range strings.SplitSeq(name, "/") {
+		pattern = append(pattern, "^"+regexp.QuoteMeta(part)+"$")
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		dir = "."
+	}
+	return fmt.Sprintf("cd %s && GUESTS=%s go test -count=1 -v -run %s .", quote(dir), os.Getenv("GUESTS"), quote(strings.Join(pattern, "/")))
 }
 
 // Step gives a context for one operation of the Guest.

@@ -115,9 +115,9 @@ func tail(path string) string {
 
 // writeReproduce leaves a script that boots the same machine for a person,
 // with a shell on the console.
-func writeReproduce(dir string, args []string, again string) error {
+func writeReproduce(dir string, args []string) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "#!/bin/sh\n# The test again: %s\n# The same machine with a shell; Ctrl-A X ends it, Ctrl-A C is QEMU's monitor.\ncd \"$(dirname \"$0\")\" || exit 1\nexec %s", again, qemuProgram)
+	fmt.Fprintf(&b, "#!/bin/sh\n# The same machine with a shell; Ctrl-A X ends it, Ctrl-A C is QEMU's monitor.\ncd \"$(dirname \"$0\")\" || exit 1\nexec %s", qemuProgram)
 	for _, arg := range args {
 		fmt.Fprintf(&b, " \\\n\t%s", quote(arg))
 	}

@@ -28,6 +28,12 @@ func (t *transcript) record(began time.Time, method string, args, answer any) {
 	fmt.Fprintf(t.file, "%s %6dms %s %s → %s\n", began.Format("15:04:05.000"), time.Since(began).Milliseconds(), method, brief(args), brief(answer))
 }
 
+func (t *transcript) note(format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fmt.Fprintf(t.file, format+"\n", args...)
+}
+
 func brief(v any) string {
 	text, err := json.Marshal(v)
 	if err != nil {

@@ -182,7 +182,7 @@ func (p *process) keep(stream string, from io.ReadCloser) {
 // listenNotify makes the socket that sd_notify(3) sends to; each line of a
 // message becomes a line of the stream "notify".
 func (p *process) listenNotify() (address string, stop func(), err error) {
-	dir, err := os.MkdirTemp("/run", "notify-")
+	dir, err := os.MkdirTemp("", "notify-")
 	if err != nil {
 		return "", nil, err
 	}
