@@ -12,8 +12,8 @@ const (
 	GuardClaim                  // a dynamic ID of the wanted driver
 	GuardStub                   // a dynamic ID of pci-stub
 	GuardGate                   // drivers_autoprobe closed for every new device
-	GuardRace                   // none: be first, and repair what was lost
-	GuardOff                    // none
+	GuardRace                   // none, but the daemon tries to be first
+	GuardOff                    // none, as if every rule said guard = false
 )
 
 // String gives the word that the policy file uses.

@@ -39,6 +39,9 @@ func TestShippedPolicyTakesNothing(t *testing.T) {
 // The examples of the shipped policy do what is said above them.
 func TestShippedExamples(t *testing.T) {
 	p := parse(t, examples(readFile(t, shipped)))
+	if !strings.Contains(examples(readFile(t, shipped)), "\n[guard]\nmode = \"auto\"\n") || p.GuardMode() != GuardAuto {
+		t.Errorf("the guard that it shows is not the default, but %s", p.GuardMode())
+	}
 	boot, bay, intel, rear, cache, lab, vf, acc := drive(), drive(), drive(), drive(), drive(), drive(), drive(), drive()
 	for _, d := range []*pci.Device{&bay, &intel, &rear, &cache, &lab, &vf, &acc} {
 		*d = pci.Device{Address: pci.Address{Bus: 0x60}, Class: pci.NVMe, Vendor: 0x1c5c, NUMANode: pci.NoNode}
@@ -91,13 +94,16 @@ const manual = "../packaging/man/vfio-hotplug-policy.5"
 func TestManualExamples(t *testing.T) {
 	var text strings.Builder
 	for _, block := range regexp.MustCompile(`(?ms)^\.Bd -literal.*?\n(.*?)^\.Ed`).FindAllStringSubmatch(readFile(t, manual), -1) {
-		if strings.Contains(block[1], "[[rule]]") {
+		if strings.Contains(block[1], "[[rule]]") || strings.Contains(block[1], "[guard]") {
 			text.WriteString(strings.NewReplacer(`\(dq`, `"`, `\e`, `\`, `\&`, "").Replace(block[1]))
 		}
 	}
 	p := parse(t, text.String())
 	if n := len(p.Rules()); n < 3 {
 		t.Errorf("only %d rules in\n%s", n, text.String())
+	}
+	if p.GuardMode() == GuardAuto {
+		t.Errorf("no mode in\n%s", text.String())
 	}
 }
 
@@ -107,6 +113,11 @@ func TestManualIsComplete(t *testing.T) {
 	for _, key := range ruleKeys() {
 		if !regexp.MustCompile(`(?m)^\.It Ic ` + key + ` `).MatchString(page) {
 			t.Errorf("the key %s of a rule is missing", key)
+		}
+	}
+	for _, g := range guardModes() {
+		if !regexp.MustCompile(`(?m)^\.It Li ` + g.String() + `$`).MatchString(page) {
+			t.Errorf("the mode %s is missing", g)
 		}
 	}
 	for k := matched + 1; k < numKeys; k++ {
