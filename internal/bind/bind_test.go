@@ -36,6 +36,18 @@ func open(t *testing.T, k *sysfstest.Kernel) *sysfs.Device {
 	return d
 }
 
+// openDirect opens the device so that its unbind runs in the caller and dies
+// with it.
+func openDirect(t *testing.T, k *sysfstest.Kernel) *sysfs.Device {
+	t.Helper()
+	d, err := sysfs.New(k.Root(), sysfs.Direct(k.Root())).Open(bay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
 // state is what a transaction must leave behind.
 type state struct{ driver, override string }
 
@@ -236,7 +248,7 @@ func TestDeathAfterEveryOperation(t *testing.T) {
 			for n := 1; ; n++ {
 				k := machine(sysfstest.Options{})
 				k.Plug(bay, drive)
-				d := open(t, k)
+				d := openDirect(t, k)
 				first := k.Operations()
 				k.After(func(op sysfstest.Op, _ error) {
 					if op.N == first+n {

@@ -59,10 +59,11 @@ func restore(ctx context.Context, dev Device, ours string, before State, hold []
 	return err
 }
 
-// steer points an override of ours at the driver that the device goes back to,
-// so that no third driver matches meanwhile, not even by a dynamic ID.
+// steer points an override that is ours, or nobody's, at the driver that the
+// device goes back to, so that no third driver matches meanwhile, nor ours again
+// by a dynamic ID.
 func steer(dev Device, override, ours string, before State) (string, error) {
-	if override != ours || before.Driver == "" {
+	if override != ours && override != "" || before.Driver == "" {
 		return override, nil
 	}
 	if err := dev.SetOverride(before.Driver); err != nil {

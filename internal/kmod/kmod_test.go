@@ -64,3 +64,24 @@ alias vfio_pci:v000015B3d*sv*sd*bc*sc*i* wrong_vfio_pci
 		})
 	}
 }
+
+func TestNaturalIsTheKernelsOwn(t *testing.T) {
+	const aliases = `alias pci:v*d*sv*sd*bc01sc08i02* nvme
+alias pci:v0000144Dd0000A804sv*sd*bc*sc*i* nvme
+alias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci
+alias pci:v00008086d000010D3sv*sd*bc*sc*i* e1000e
+`
+	for _, test := range []struct {
+		ids  pci.IDs
+		want string
+	}{
+		{pci.IDs{Vendor: 0x1b36, Device: 0x10, Class: pci.NVMe}, "nvme"},
+		{pci.IDs{Vendor: 0x8086, Device: 0x10d3, Class: 0x020000}, "e1000e"},
+		{pci.IDs{Vendor: 0x8086, Device: 0x1, Class: 0x020000}, ""},
+	} {
+		got, err := Natural(strings.NewReader(aliases), test.ids)
+		if err != nil || got != test.want {
+			t.Errorf("%+v: got %q, %v; want %q", test.ids, got, err, test.want)
+		}
+	}
+}

@@ -1,11 +1,7 @@
 package kmod
 
 import (
-	"bufio"
-	"fmt"
 	"io"
-	"path"
-	"strings"
 
 	"vfio-hotplug/internal/pci"
 )
@@ -21,24 +17,5 @@ const GenericVFIO = "vfio_pci"
 // The result is a module's name. Its driver may have another one, which
 // /sys/module/MODULE/drivers tells once it is loaded.
 func Variant(aliases io.Reader, ids pci.IDs) (string, error) {
-	modalias := ids.VFIOAlias()
-	best, fewest := GenericVFIO, len(modalias)
-	lines := bufio.NewScanner(aliases)
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
-		if len(fields) != 3 || fields[0] != "alias" || !strings.HasPrefix(fields[1], "vfio_pci:") {
-			continue
-		}
-		fits, err := path.Match(fields[1], modalias)
-		if err != nil || !fits {
-			continue
-		}
-		if wildcards := strings.Count(fields[1], "*"); wildcards < fewest {
-			best, fewest = fields[2], wildcards
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return "", fmt.Errorf("read modules.alias: %w", err)
-	}
-	return best, nil
+	return closest(aliases, "vfio_pci:", ids.VFIOAlias(), GenericVFIO)
 }

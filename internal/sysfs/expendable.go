@@ -114,7 +114,13 @@ func (w Write) check(root Dir) error {
 // Unbind takes the device from a driver and returns when the kernel has let
 // go of it, or when ctx ends. The files in hold stay open until the kernel has
 // let go, even if the caller dies before.
+//
+// pci-stub does nothing when it lets go (drivers/pci/pci-stub.c), so for it no
+// process is started.
 func (d *Device) Unbind(ctx context.Context, driver string, hold ...*os.File) error {
+	if driver == "pci-stub" {
+		return d.control("bus/pci/drivers/pci-stub/unbind")
+	}
 	return d.fs.expendable(ctx, Write{
 		Attribute: "bus/pci/drivers/" + driver + "/unbind",
 		Value:     d.address.String(),
