@@ -23,6 +23,11 @@ A running daemon does the work; without one, bind does it.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: addresses(m),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("driver") {
+				if err := policy.CheckDriver(driver); err != nil {
+					return usageError{err}
+				}
+			}
 			wish := operate.Hand{Driver: driver}
 			if cmd.Flags().Changed("takeover") {
 				t, err := policy.ParseTakeover(takeover)

@@ -55,6 +55,9 @@ func tellPolicy(cmd *cobra.Command, p *policy.Policy) error {
 			return err
 		}
 	}
+	for _, warning := range p.Warnings() {
+		cmd.PrintErrln(warning)
+	}
 	rules := p.Rules()
 	take := 0
 	for _, r := range rules {

@@ -56,7 +56,7 @@ func judge(cmd *cobra.Command, m *machine, a pci.Address) (operate.Judgement, er
 		return operate.Judgement{}, openError(a, err)
 	}
 	defer device.Close()
-	return operator.Explain(cmd.Context(), operate.Request{Device: device, Policy: p})
+	return operator.Explain(cmd.Context(), operate.Request{Device: device, Policy: func() *policy.Policy { return p }})
 }
 
 func printJudgement(w io.Writer, j operate.Judgement) error {

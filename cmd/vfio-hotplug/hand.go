@@ -14,6 +14,7 @@ import (
 	"vfio-hotplug/internal/operate"
 	"vfio-hotplug/internal/pci"
 	"vfio-hotplug/internal/sysfs"
+	"vfio-hotplug/policy"
 )
 
 // addresses completes the addresses that are present.
@@ -70,9 +71,11 @@ func act(ctx context.Context, m *machine, a pci.Address, r operate.Request,
 	if err != nil {
 		return control.Device{}, err
 	}
-	if r.Policy, err = m.policy(); err != nil {
-		return control.Device{}, fmt.Errorf("the policy has faults: see vfio-hotplug check")
+	p, err := m.policy()
+	if err != nil {
+		return control.Device{}, errors.New("the policy has faults: see vfio-hotplug check")
 	}
+	r.Policy = func() *policy.Policy { return p }
 	if r.Device, err = operator.FS.Open(a); err != nil {
 		return control.Device{}, openError(a, err)
 	}
@@ -116,7 +119,7 @@ func complaint(d control.Device) string {
 	if d.Outcome != "" {
 		words = append(words, d.Outcome)
 	}
-	words = append(words, d.Reason)
+	words = append(words, strings.ReplaceAll(d.Reason, "\n", "; "))
 	if d.Remedy != "" {
 		words = append(words, "next: "+d.Remedy)
 	}

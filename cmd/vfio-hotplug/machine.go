@@ -32,7 +32,7 @@ func (m *machine) policy() (*policy.Policy, error) {
 	return policy.Load(policy.Dir(m.path("etc/vfio-hotplug")), policy.Dir(m.path("usr/lib/vfio-hotplug")))
 }
 
-// operator opens what an operation needs. readOnly leaves /run as it is.
+// operator opens what an operation needs, and makes its directories in /run.
 func (m *machine) operator() (*operate.Operator, error) {
 	self, err := os.Executable()
 	if err != nil {

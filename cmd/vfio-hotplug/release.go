@@ -3,10 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"vfio-hotplug/internal/control"
+	"vfio-hotplug/internal/daemon"
 	"vfio-hotplug/internal/operate"
 	"vfio-hotplug/internal/pci"
 )
@@ -31,7 +33,7 @@ A running daemon does the work; without one, release does it.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			targets, err := parseAddresses(args)
 			if all {
-				targets, err = taken(m)
+				targets, err = taken(cmd, m)
 			}
 			if err != nil {
 				return err
@@ -43,21 +45,21 @@ A running daemon does the work; without one, release does it.`,
 	return cmd
 }
 
-// taken lists what the ledger says we have changed.
-func taken(m *machine) ([]pci.Address, error) {
+// taken lists what the ledger says we have changed, and is still there.
+func taken(cmd *cobra.Command, m *machine) ([]pci.Address, error) {
 	operator, err := m.operator()
 	if err != nil {
 		return nil, err
 	}
-	entries, err := operator.Ledger.All()
+	recorded, err := operator.Recorded()
+	for _, fault := range daemon.Faults(err) {
+		cmd.PrintErrln("vfio-hotplug: " + fault)
+	}
+	present, err := operator.FS.Devices()
 	if err != nil {
 		return nil, err
 	}
-	addresses := make([]pci.Address, len(entries))
-	for i, e := range entries {
-		addresses[i] = e.Address
-	}
-	return addresses, nil
+	return slices.DeleteFunc(recorded, func(a pci.Address) bool { return !slices.Contains(present, a) }), nil
 }
 
 func release(cmd *cobra.Command, m *machine, targets []pci.Address) error {

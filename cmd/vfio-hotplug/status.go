@@ -27,14 +27,17 @@ what it is, its driver, group and node, the rule and what became of it.
 A running daemon answers; without one, status looks itself, which needs root.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			devices, err := status(cmd, m, all)
+			reply, err := status(cmd, m, all)
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), control.StatusReply{Devices: devices})
+			for _, fault := range reply.Faults {
+				cmd.PrintErrln("vfio-hotplug: " + fault)
 			}
-			return printTable(cmd.OutOrStdout(), readNames(m, devices), devices)
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), reply)
+			}
+			return printTable(cmd.OutOrStdout(), readNames(m, reply.Devices), reply.Devices)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -42,32 +45,32 @@ A running daemon answers; without one, status looks itself, which needs root.`,
 	return cmd
 }
 
-func status(cmd *cobra.Command, m *machine, all bool) ([]control.Device, error) {
+func status(cmd *cobra.Command, m *machine, all bool) (control.StatusReply, error) {
 	var reply control.StatusReply
 	asked, err := call(cmd.Context(), m, control.MethodStatus, control.StatusRequest{All: all}, &reply)
 	if asked {
-		return reply.Devices, err
+		return reply, err
 	}
 	p, err := m.policy()
 	if err != nil {
-		return nil, errors.New("the policy has faults: see vfio-hotplug check")
+		return reply, errors.New("the policy has faults: see vfio-hotplug check")
 	}
 	operator, err := m.operator()
 	if err != nil {
-		return nil, err
+		return reply, err
 	}
 	lines, err := operator.Survey(p)
 	if err != nil && len(lines) == 0 {
-		return nil, err
+		return reply, err
 	}
-	devices := []control.Device{}
+	reply = control.StatusReply{Devices: []control.Device{}, Faults: daemon.Faults(err)}
 	for _, line := range lines {
 		if all || line.Named() {
-			devices = append(devices, daemon.Describe(line, operate.Result{}))
+			reply.Devices = append(reply.Devices, daemon.Describe(line, operate.Result{}))
 		}
 	}
 	cmd.PrintErrln("vfio-hotplug: no daemon is running; this is what sysfs and the ledger say")
-	return devices, nil
+	return reply, nil
 }
 
 func printJSON(w io.Writer, v any) error {

@@ -47,7 +47,7 @@ func restore(ctx context.Context, dev Device, ours string, before State, hold []
 			return err
 		}
 		if err := back(dev, before.Driver); err != nil {
-			return err
+			return also(err, clear(dev, override, ours, before))
 		}
 	}
 	if err := clear(dev, override, ours, before); err != nil {
@@ -97,4 +97,12 @@ func clear(dev Device, override, ours string, before State) error {
 		return fmt.Errorf("write driver_override: %w", err)
 	}
 	return nil
+}
+
+// also joins two errors on one line.
+func also(first, second error) error {
+	if second == nil {
+		return first
+	}
+	return fmt.Errorf("%w; %w", first, second)
 }

@@ -53,6 +53,7 @@ type StatusRequest struct {
 // StatusReply is what Status gives.
 type StatusReply struct {
 	Devices []Device `json:"devices"`
+	Faults  []string `json:"faults,omitempty"`
 }
 
 // BindRequest is what Bind takes.

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"vfio-hotplug/internal/control"
 	"vfio-hotplug/internal/operate"
@@ -29,7 +30,7 @@ func (d *Daemon) handleStatus(_ context.Context, c *control.Call) (any, error) {
 	if err != nil && len(lines) == 0 {
 		return nil, err
 	}
-	reply := control.StatusReply{Devices: []control.Device{}}
+	reply := control.StatusReply{Devices: []control.Device{}, Faults: Faults(err)}
 	for _, line := range lines {
 		if in.All || line.Named() {
 			reply.Devices = append(reply.Devices, Describe(line, d.last(line.Address)))
@@ -55,6 +56,9 @@ func (d *Daemon) handleBind(daemon context.Context) func(context.Context, *contr
 		if err := c.Decode(&in); err != nil {
 			return nil, err
 		}
+		if err := policy.CheckDriver(in.Driver); in.Driver != "" && err != nil {
+			return nil, err
+		}
 		wish := operate.Hand{Driver: in.Driver}
 		if in.Takeover != "" {
 			takeover, err := policy.ParseTakeover(in.Takeover)
@@ -77,21 +81,31 @@ func (d *Daemon) handleRelease(daemon context.Context) func(context.Context, *co
 	}
 }
 
-// command has a lane do what a hand asks for, and waits for the result.
+// command has a lane do what a hand asks for, and waits for the result; not
+// for ever where the kernel hangs on the device.
 func (d *Daemon) command(daemon, client context.Context, address string, h hand) (any, error) {
 	a, err := pci.ParseAddress(address)
 	if err != nil {
 		return nil, err
 	}
 	answer := make(chan operate.Result, 1)
-	h.answer = answer
-	d.lane(a).ask(daemon, func(t *todo) { t.hands = append(t.hands, h) })
-	select {
-	case result := <-answer:
-		return control.DeviceReply{Device: DescribeResult(result)}, nil
-	case <-client.Done():
-		return nil, fmt.Errorf("%s: the command goes on without you: see vfio-hotplug status", a)
-	case <-daemon.Done():
-		return nil, fmt.Errorf("%s: the daemon is stopping: try again", a)
+	h.client, h.answer = client, answer
+	l := d.lane(a)
+	l.ask(daemon, func(t *todo) { t.hands = append(t.hands, h) })
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
+	for {
+		select {
+		case result := <-answer:
+			return control.DeviceReply{Device: DescribeResult(result)}, nil
+		case <-client.Done():
+			return nil, fmt.Errorf("%s: what has begun goes on without you: see vfio-hotplug status", a)
+		case <-daemon.Done():
+			return nil, fmt.Errorf("%s: the daemon is stopping: try again", a)
+		case <-look.C:
+			if step := l.stuckAt(); step != "" {
+				return nil, fmt.Errorf("%s is stuck: %s has not ended; what has begun goes on: see vfio-hotplug status", a, step)
+			}
+		}
 	}
 }

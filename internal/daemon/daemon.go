@@ -35,8 +35,8 @@ type Source interface {
 type Operator interface {
 	Take(context.Context, operate.Request) operate.Result
 	Release(context.Context, operate.Request) operate.Result
-	Resume(context.Context, operate.Request) (operate.Result, bool)
 	Unplugged(pci.Address) (operate.Result, bool)
+	Recorded() ([]pci.Address, error)
 	Survey(p *policy.Policy) ([]operate.Line, error)
 }
 
@@ -69,9 +69,10 @@ type Daemon struct {
 	Config
 	policy atomic.Pointer[policy.Policy]
 
-	mu    sync.Mutex
-	lanes map[pci.Address]*lane
-	work  sync.WaitGroup
+	mu       sync.Mutex
+	lanes    map[pci.Address]*lane
+	stopping bool           // no lane begins to work any more
+	work     sync.WaitGroup // lanes at work
 
 	// stalled is when the event loop began to handle an event, in nanoseconds
 	// since the epoch, 0 while it waits for one.
@@ -129,6 +130,9 @@ func (d *Daemon) leave(stop context.CancelFunc) {
 	d.notify("STOPPING=1")
 	stop()
 	_ = d.Events.Close()
+	d.mu.Lock()
+	d.stopping = true
+	d.mu.Unlock()
 	done := make(chan struct{})
 	go func() { d.work.Wait(); close(done) }()
 	select {

@@ -1,10 +1,11 @@
 package daemon
 
 import (
-	"cmp"
 	"fmt"
+	"strings"
 
 	"vfio-hotplug/internal/control"
+	"vfio-hotplug/internal/ledger"
 	"vfio-hotplug/internal/operate"
 	"vfio-hotplug/internal/pci"
 )
@@ -33,8 +34,12 @@ func Describe(line operate.Line, last operate.Result) control.Device {
 	// What was taken or released is told by the ledger, which outlives the
 	// daemon; the rest only by the last result.
 	switch {
+	case line.Entry != nil && line.Entry.Stage != ledger.Taken:
+		out.Outcome, out.Reason = string(line.Entry.Stage), "an operation is under way, or was cut short"
+	case line.Entry != nil && line.Entry.Driver != line.Driver:
+		out.Outcome, out.Reason = string(operate.Left), "it was bound to "+line.Entry.Driver+", and somebody else has changed that since"
 	case line.Entry != nil:
-		out.Outcome, out.LatencyUsec = cmp.Or(line.Entry.Outcome, string(line.Entry.Stage)), line.Entry.Latency.Microseconds()
+		out.Outcome, out.LatencyUsec = line.Entry.Outcome, line.Entry.Latency.Microseconds()
 	case line.Released:
 		out.Outcome, out.Reason = string(operate.Released), "released by hand"
 	case last.Outcome.Bound() && last.Driver != line.Driver:
@@ -63,4 +68,12 @@ func DescribeResult(r operate.Result) control.Device {
 		out.IOMMUGroup = &r.Group
 	}
 	return out
+}
+
+// Faults gives the lines of an error that a status tells beside its devices.
+func Faults(err error) []string {
+	if err == nil {
+		return nil
+	}
+	return strings.Split(err.Error(), "\n")
 }

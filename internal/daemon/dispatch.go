@@ -7,6 +7,7 @@ import (
 
 	"github.com/pilebones/go-udev/netlink"
 
+	"vfio-hotplug/internal/operate"
 	"vfio-hotplug/internal/pci"
 	"vfio-hotplug/internal/uevent"
 )
@@ -32,7 +33,7 @@ func (d *Daemon) dispatch(ctx context.Context, ev *uevent.Event) {
 		at := ev.At
 		d.lane(address).added(ctx, func(t *todo) { t.added = at })
 	case netlink.REMOVE:
-		d.lane(address).ask(ctx, func(t *todo) { t.removed = true })
+		d.lane(address).removed(ctx)
 	case netlink.BIND:
 		d.lane(address).heard(ev.Env["DRIVER"])
 	case netlink.UNBIND:
@@ -46,9 +47,17 @@ func (d *Daemon) dispatch(ctx context.Context, ev *uevent.Event) {
 // device.
 func (l *lane) added(ctx context.Context, add func(*todo)) {
 	l.mu.Lock()
-	l.drivers, l.lost = nil, false
+	l.drivers, l.lost, l.last = nil, false, operate.Result{}
 	l.mu.Unlock()
 	l.ask(ctx, add)
+}
+
+// removed ends a life of the address.
+func (l *lane) removed(ctx context.Context) {
+	l.mu.Lock()
+	l.last = operate.Result{}
+	l.mu.Unlock()
+	l.ask(ctx, func(t *todo) { t.removed = true })
 }
 
 // dispatchChild uses what other subsystems tell of a PCI device below which

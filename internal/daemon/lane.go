@@ -25,6 +25,7 @@ type lane struct {
 	drivers []string // bound since the last add, in the order of the events
 	lost    bool     // events may be missing since the last add
 	last    operate.Result
+	stuck   string // the step that the kernel has not come back from, "" for none
 }
 
 // todo is the work that has been asked for and not begun. An event only says
@@ -41,8 +42,10 @@ func (t *todo) empty() bool {
 	return !t.removed && t.added.IsZero() && !t.look && len(t.hands) == 0 && len(t.done) == 0
 }
 
-// hand is a command about one device.
+// hand is a command about one device. One whose client has left before it was
+// begun is not begun.
 type hand struct {
+	client context.Context
 	run    func(context.Context, operate.Request) operate.Result
 	wish   operate.Hand
 	answer chan<- operate.Result // buffered
@@ -73,11 +76,26 @@ func (l *lane) ask(ctx context.Context, add func(*todo)) {
 	defer l.mu.Unlock()
 	add(&l.todo)
 	l.poke()
-	if l.running || ctx.Err() != nil {
+	if l.running {
 		return
 	}
-	l.running = true
-	l.d.work.Go(func() { l.run(ctx) })
+	l.running = l.d.begin(func() { l.run(ctx) })
+	if !l.running {
+		l.todo.abandon()
+		l.todo = todo{}
+	}
+}
+
+// begin runs work in a goroutine that a stop waits for, unless the daemon is
+// stopping already.
+func (d *Daemon) begin(work func()) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stopping {
+		return false
+	}
+	d.work.Go(work)
+	return true
 }
 
 // poke wakes whoever waits for news of the device.
@@ -113,9 +131,12 @@ func (l *lane) do(ctx context.Context, now todo) {
 	case !now.added.IsZero():
 		l.visit(ctx, operate.Request{Arrival: operate.HotAdd, At: now.added}, l.d.Operator.Take)
 	case now.look:
-		l.visit(ctx, operate.Request{Arrival: operate.Found}, l.find)
+		l.visit(ctx, operate.Request{Arrival: operate.Found}, l.d.Operator.Take)
 	}
 	for _, h := range now.hands {
+		if h.client.Err() != nil {
+			continue
+		}
 		h.answer <- l.visit(ctx, operate.Request{Arrival: operate.ByHand, Hand: h.wish}, h.run)
 	}
 	for _, done := range now.done {
@@ -145,40 +166,44 @@ func (l *lane) visit(ctx context.Context, r operate.Request, run func(context.Co
 		return result
 	}
 	defer dev.Close()
-	r.Device, r.Policy, r.Watch = dev, l.d.policy.Load(), l
-	r.Slow = func(step string, since time.Duration) { l.d.logStuck(l.address, step, since) }
+	r.Device, r.Policy, r.Watch, r.Slow = dev, l.d.policy.Load, l, l.slow
 	result := run(ctx, r)
 	l.keep(result, r.Arrival)
 	return result
 }
 
-// find looks at a device that was there before its event: an operation on it
-// may have been cut short, and is finished first.
-func (l *lane) find(ctx context.Context, r operate.Request) operate.Result {
-	if result, resumed := l.d.Operator.Resume(ctx, r); resumed {
-		return result
-	}
-	return l.d.Operator.Take(ctx, r)
+// slow tells that the kernel has not come back from a step.
+func (l *lane) slow(step string, since time.Duration) {
+	l.mu.Lock()
+	l.stuck = step
+	l.mu.Unlock()
+	l.d.logStuck(l.address, step, since)
+}
+
+// stuckAt gives the step that the kernel has not come back from, "" for none.
+func (l *lane) stuckAt() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stuck
 }
 
 // clear ends what we knew of a device that has gone.
 func (l *lane) clear() {
 	result, ours := l.d.Operator.Unplugged(l.address)
-	if !ours {
-		return
+	if ours {
+		l.keep(result, operate.HotAdd)
 	}
-	l.keep(result, operate.HotAdd)
 }
 
 // keep remembers and reports a result. An interrupted operation has none.
 func (l *lane) keep(result operate.Result, arrival operate.Arrival) {
+	l.mu.Lock()
+	before := l.last
+	l.last, l.stuck = result, ""
+	l.mu.Unlock()
 	if result.Outcome == "" {
 		return
 	}
-	l.mu.Lock()
-	before := l.last
-	l.last = result
-	l.mu.Unlock()
 	l.d.logResult(before, result, arrival)
 }
 

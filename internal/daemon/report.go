@@ -32,10 +32,10 @@ var outcomes = map[operate.Outcome]said{
 		return fmt.Sprintf("left %s alone: %s", r.Address, r.Reason)
 	}},
 	operate.Refused: {slog.LevelWarn, journal.MessageRefused, func(r operate.Result) string {
-		return fmt.Sprintf("refused to take %s: %s%s", r.Address, r.Reason, next(r.Remedy))
+		return fmt.Sprintf("refused to %s %s: %s%s", verb(r), r.Address, r.Reason, next(r.Remedy))
 	}},
 	operate.Failed: {slog.LevelError, journal.MessageFailed, func(r operate.Result) string {
-		return fmt.Sprintf("could not bind %s: %s%s", r.Address, r.Reason, next(r.Remedy))
+		return fmt.Sprintf("could not %s %s: %s%s", verb(r), r.Address, r.Reason, next(r.Remedy))
 	}},
 	operate.Gone: {slog.LevelInfo, journal.MessageGone, func(r operate.Result) string {
 		return fmt.Sprintf("%s is gone: %s", r.Address, r.Reason)
@@ -43,6 +43,14 @@ var outcomes = map[operate.Outcome]said{
 	operate.Released: {slog.LevelInfo, journal.MessageReleased, func(r operate.Result) string {
 		return fmt.Sprintf("gave %s back: %s", r.Address, r.Reason)
 	}},
+}
+
+// verb is what was to be done.
+func verb(r operate.Result) string {
+	if r.Release {
+		return "release"
+	}
+	return "take"
 }
 
 func next(remedy string) string {

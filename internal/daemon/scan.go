@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,11 +30,26 @@ func (d *Daemon) scan(ctx context.Context, looked *sync.WaitGroup) {
 			}
 		})
 	}
-	for _, l := range d.all() {
-		if !slices.Contains(present, l.address) {
-			l.ask(ctx, func(t *todo) { t.removed = true })
+	for _, address := range d.remembered() {
+		if !slices.Contains(present, address) {
+			d.lane(address).removed(ctx)
 		}
 	}
+}
+
+// remembered gives the addresses that a lane or the ledger knows, in order.
+func (d *Daemon) remembered() []pci.Address {
+	all, err := d.Operator.Recorded()
+	if err != nil {
+		d.Log.Error(strings.ReplaceAll(err.Error(), "\n", "; "), journal.MessageFailed.Attr())
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for address := range d.lanes {
+		all = append(all, address)
+	}
+	slices.SortFunc(all, pci.Address.Compare)
+	return slices.Compact(all)
 }
 
 // firstScan looks at every device and waits for the answers, for a bounded
@@ -49,16 +65,4 @@ func (d *Daemon) firstScan(ctx context.Context) {
 	case <-time.After(readyWithin):
 		d.Log.Warn("some devices have not answered the first scan; going on without them", slog.Duration("waited", readyWithin))
 	}
-}
-
-// all gives every lane, in order of address.
-func (d *Daemon) all() []*lane {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	lanes := make([]*lane, 0, len(d.lanes))
-	for _, l := range d.lanes {
-		lanes = append(lanes, l)
-	}
-	slices.SortFunc(lanes, func(a, b *lane) int { return pci.Address.Compare(a.address, b.address) })
-	return lanes
 }

@@ -3,7 +3,6 @@ package operate
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"vfio-hotplug/internal/inuse"
 	"vfio-hotplug/internal/ledger"
@@ -30,39 +29,50 @@ type Judgement struct {
 // and opens nothing exclusively.
 func (o *Operator) Explain(ctx context.Context, r Request) (Judgement, error) {
 	j := &judge{Operator: o, Request: r, dry: true}
-	if err := j.decide(pci.AllFacts); err != nil {
+	if err := j.decide(); err != nil {
 		return Judgement{Device: j.facts}, err
 	}
 	entry, err := j.entry()
 	if err != nil {
 		return Judgement{Device: j.facts}, err
 	}
+	if err := j.readOverride(); err != nil {
+		return Judgement{Device: j.facts}, err
+	}
 	say := Judgement{
 		Device:   j.facts,
-		Steps:    j.Policy.Explain(&j.facts),
+		Steps:    j.asked.Explain(&j.facts),
 		Decision: j.decision,
 		Driver:   j.driver,
 		Entry:    entry,
 		Node:     o.node(r.Device),
 	}
 	if j.decision.Verdict == policy.Bind {
-		say.Checks = j.all(ctx)
+		say.Checks = j.all(ctx, entry)
 	}
 	j.conclude(&say)
 	return say, nil
 }
 
+// readOverride reads driver_override, unless an operation on the device is
+// under way: on older kernels the read would wait for its end, unkillably.
+func (j *judge) readOverride() error {
+	lock, err := j.Ledger.Lock(j.facts.Address)
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	j.facts.Override, err = j.Device.Override()
+	return err
+}
+
 // all gives the answers of every check that applies to the device as it is.
-func (j *judge) all(ctx context.Context) []Check {
-	checks := []Check{j.checkReleased()}
-	if j.facts.Driver == j.driver {
-		return append(checks, j.checkGroup())
+func (j *judge) all(ctx context.Context, entry *ledger.Entry) []Check {
+	checks := []Check{j.checkReleased(), j.checkOverride(j.facts.Override, entry), j.checkGroup(), j.checkDriver(ctx, false)}
+	if from := j.facts.Driver; from != "" && from != j.driver {
+		checks = append(checks, j.checkTakeover(from), j.checkVFs(), j.checkUnused(ctx))
 	}
-	checks = append(checks, j.checkOverride(j.facts.Override), j.checkGroup(), j.checkDriver(ctx, false))
-	if j.facts.Driver == "" {
-		return checks
-	}
-	return append(checks, j.checkTakeover(j.facts.Driver), j.checkUnused(ctx))
+	return checks
 }
 
 // checkUnused looks once, without keeping others out.
@@ -83,31 +93,35 @@ func (j *judge) checkUnused(ctx context.Context) Check {
 	return pass(name, "%s", report)
 }
 
-// conclude says what it all comes to.
+// conclude says what it all comes to, in the order in which Take goes.
 func (j *judge) conclude(say *Judgement) {
 	say.Outcome, say.Reason = Left, j.decision.Reason
 	if j.decision.Verdict != policy.Bind {
 		return
 	}
-	for _, c := range say.Checks {
-		if !c.Veto {
-			continue
-		}
-		say.Outcome, say.Reason, say.Next = Refused, c.Name+": "+c.Text, c.Remedy
-		if c.Name == releasedCheck {
-			say.Outcome = Left
+	if c := say.Checks[0]; c.Veto { // released by hand
+		say.Reason, say.Next = c.Text, c.Remedy
+		return
+	}
+	if j.facts.Driver == j.driver {
+		say.Outcome, say.Reason = Already, "it is on "+j.driver+" already"
+		if say.Entry != nil {
+			say.Next = "vfio-hotplug release " + j.facts.Address.String()
 		}
 		return
 	}
-	switch from := j.facts.Driver; from {
-	case j.driver:
-		say.Outcome, say.Reason = Already, "it is on "+j.driver
-		if say.Entry != nil {
-			say.Next = fmt.Sprintf("vfio-hotplug release %s", j.facts.Address)
+	if reason, remedy := j.takenAway(say.Entry, j.facts.Driver); reason != "" {
+		say.Reason, say.Next = reason, remedy
+		return
+	}
+	for _, c := range say.Checks {
+		if c.Veto {
+			say.Outcome, say.Reason, say.Next = Refused, c.Name+": "+c.Text, c.Remedy
+			return
 		}
-	case "":
-		say.Outcome, say.Next = Direct, fmt.Sprintf("vfio-hotplug bind %s", j.facts.Address)
-	default:
-		say.Outcome, say.Next = Taken, fmt.Sprintf("vfio-hotplug bind %s", j.facts.Address)
+	}
+	say.Outcome, say.Next = Direct, "vfio-hotplug bind "+j.facts.Address.String()
+	if j.facts.Driver != "" {
+		say.Outcome = Taken
 	}
 }

@@ -2,11 +2,9 @@ package operate
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
-	"vfio-hotplug/internal/bind"
 	"vfio-hotplug/internal/iommu"
 	"vfio-hotplug/internal/kmod"
 	"vfio-hotplug/internal/ledger"
@@ -37,18 +35,24 @@ type judge struct {
 	*Operator
 	Request
 	facts    pci.Device
+	asked    *policy.Policy
 	decision policy.Decision
 	driver   string // the driver it is to have, "auto" resolved
 	dry      bool   // load no module
 }
 
 // decide reads the device and asks the policy; a hand may add to the answer.
-func (j *judge) decide(want pci.Facts) error {
+func (j *judge) decide() error {
 	var err error
-	if j.facts, err = j.Device.Read(want | pci.FactGroup); err != nil {
+	j.asked = j.Policy()
+	want := j.asked.Needs() | pci.FactGroup
+	if j.dry {
+		want = pci.AllFacts &^ pci.FactOverride
+	}
+	if j.facts, err = j.Device.Read(want); err != nil {
 		return err
 	}
-	j.decision = j.Policy.Decide(&j.facts)
+	j.decision = j.asked.Decide(&j.facts)
 	if j.Arrival == ByHand {
 		j.obey()
 	}
@@ -136,21 +140,47 @@ func (j *judge) checkReleased() Check {
 	return pass(name, "no")
 }
 
-// checkOverride: an override that is neither ours nor what we want is
-// somebody's decision.
-func (j *judge) checkOverride(override string) Check {
+// checkOverride: an override that is neither what we want nor left by an
+// operation of ours is somebody's decision.
+func (j *judge) checkOverride(override string, prior *ledger.Entry) Check {
 	const name = "driver_override"
-	switch override {
-	case "":
+	switch {
+	case override == "":
 		return pass(name, "not set")
-	case j.driver:
+	case override == j.driver:
 		return pass(name, "%s", override)
-	}
-	if j.Arrival == ByHand {
+	case prior != nil && (override == prior.Driver || override == prior.Before.Driver || override == prior.Before.Override):
+		return pass(name, "%s, from an earlier operation of ours", override)
+	case j.Arrival == ByHand:
 		return pass(name, "%s, replaced by hand", override)
 	}
 	return veto(name, "driverctl unset-override, or vfio-hotplug bind "+j.facts.Address.String(),
 		"it is %s, which somebody else has set", override)
+}
+
+// checkVFs: vfio-pci refuses a physical function whose virtual functions are
+// in use, and to unbind it first would end them.
+func (j *judge) checkVFs() Check {
+	const name = "virtual functions"
+	facts, err := j.Device.Read(pci.FactVFs)
+	switch {
+	case err != nil:
+		return veto(name, "", "they cannot be counted: %v", err)
+	case facts.VFs > 0:
+		return veto(name, fmt.Sprintf("if nobody uses them: echo 0 > /sys/bus/pci/devices/%s/sriov_numvfs", j.facts.Address),
+			"%d are enabled", facts.VFs)
+	}
+	return pass(name, "none")
+}
+
+// takenAway says that somebody else has changed a device since we took it; ""
+// where nobody has.
+func (j *judge) takenAway(entry *ledger.Entry, now string) (reason, remedy string) {
+	if entry == nil || entry.Stage != ledger.Taken || entry.Driver == now {
+		return "", ""
+	}
+	return fmt.Sprintf("it was bound to %s, and somebody else has since given it to %s", entry.Driver, orNone(now)),
+		"vfio-hotplug bind " + j.facts.Address.String()
 }
 
 // checkGroup: vfio needs an IOMMU group of which no other member does DMA for
@@ -206,7 +236,8 @@ func (j *judge) checkDriver(ctx context.Context, load bool) Check {
 	if err == nil && !there && load {
 		ctx, cancel := context.WithTimeout(ctx, j.Limit.Load)
 		defer cancel()
-		if err = j.Load(ctx, j.driver); err == nil {
+		err = j.patiently("load module "+j.driver, func() error { return j.Load(ctx, j.driver) })
+		if err == nil {
 			there, err = j.FS.HasDriver(j.driver)
 		}
 	}
@@ -231,23 +262,11 @@ func (j *judge) checkTakeover(from string) Check {
 	return pass(name, "%s", j.decision.Takeover)
 }
 
-// before is the state to put back: what the ledger says when an earlier
-// operation on this very device was cut short, else what is there now.
-func (j *judge) before(driver, override string) (bind.State, error) {
-	now := bind.State{Driver: driver, Override: override, New: j.Arrival == HotAdd && driver == ""}
-	entry, err := j.entry()
-	if err != nil || entry == nil {
-		return now, err
-	}
-	return bind.State(entry.Before), nil
-}
-
 // entry is the ledger's entry for this very device, nil for none. One that
 // cannot be believed is a reason to keep the hands off.
 func (j *judge) entry() (*ledger.Entry, error) {
 	entry, found, err := j.Ledger.Get(j.Device.Address())
-	var fault *ledger.FileError
-	if errors.As(err, &fault) || err != nil {
+	if err != nil {
 		return nil, err
 	}
 	if !found || entry.Identity != j.Device.Identity() {

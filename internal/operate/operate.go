@@ -75,8 +75,10 @@ const (
 
 // Request asks for a device to be judged and, if all is well, taken.
 type Request struct {
-	Device  *sysfs.Device
-	Policy  *policy.Policy
+	Device *sysfs.Device
+	// Policy gives the policy that is in force. It is asked again after each
+	// wait, and must give the same pointer for the same policy.
+	Policy  func() *policy.Policy
 	Arrival Arrival
 	// At is when the kernel's event arrived, for HotAdd.
 	At time.Time

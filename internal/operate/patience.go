@@ -51,21 +51,22 @@ func (p *patience) end() {
 	p.timer.Stop()
 }
 
-// lock takes the device's lock. A process that hangs in an earlier operation
-// on the device still has it: a person is told who, the daemon waits.
-func (j *judge) lock(ctx context.Context) (*ledger.Lock, error) {
-	lock, err := j.Ledger.Lock(j.Device.Address())
+// enter takes the device's lock, and reports whether it had to wait for it. A
+// process that hangs in an earlier operation on the device still has it: a
+// person is told who after a while, the daemon waits.
+func (t *taking) enter(ctx context.Context) (waited bool, err error) {
+	t.lock, err = t.Ledger.Lock(t.Device.Address())
 	if !errors.Is(err, ledger.ErrLocked) {
-		return lock, err
+		return false, err
 	}
-	if j.Arrival == ByHand {
-		waiting, cancel := context.WithTimeout(ctx, j.Limit.Slow)
+	patient := ctx
+	if t.Arrival == ByHand {
+		var cancel context.CancelFunc
+		patient, cancel = context.WithTimeout(ctx, t.Limit.Slow)
 		defer cancel()
-		ctx = waiting
 	}
-	err = j.patiently(fmt.Sprintf("wait: %v", err), func() (err error) {
-		lock, err = j.Ledger.LockWait(ctx, j.Device.Address())
+	return true, t.patiently(fmt.Sprintf("wait: %v", err), func() (err error) {
+		t.lock, err = t.Ledger.LockWait(patient, t.Device.Address())
 		return err
 	})
-	return lock, err
 }

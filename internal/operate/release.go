@@ -10,76 +10,96 @@ import (
 	"vfio-hotplug/internal/bind"
 	"vfio-hotplug/internal/inuse"
 	"vfio-hotplug/internal/ledger"
-	"vfio-hotplug/internal/pci"
 )
 
-// Release gives a device back to exactly what it had before we took it. Asked
-// for by hand, it is remembered: the policy does not take this device again
-// until it is plugged again or bound by hand.
+// Release gives a device back to exactly what it had before we took it. That is
+// remembered: the policy does not take this device again until it is plugged
+// again or bound by hand.
 //
 // It refuses a device that a program holds open, since the kernel would wait
 // for that program. It touches nothing that we have not taken, and nothing
 // that somebody else has changed since.
 func (o *Operator) Release(ctx context.Context, r Request) Result {
 	t := &taking{judge: judge{Operator: o, Request: r}}
-	result := t.release(ctx)
-	result.Address, result.Group, result.Slot = r.Device.Address(), t.facts.IOMMUGroup, t.facts.Slot
+	result := t.told(t.release(ctx))
+	result.Release = true
 	return result
 }
 
 func (t *taking) release(ctx context.Context) Result {
 	var err error
-	if t.facts, err = t.Device.Read(pci.FactGroup | pci.FactSlot); err != nil {
+	if t.facts, err = t.Device.Read(toldFacts); err != nil {
 		return t.failure(ctx, err)
 	}
-	lock, err := t.lock(ctx)
-	if err != nil {
+	if _, err = t.enter(ctx); err != nil {
 		return t.failure(ctx, err)
 	}
-	defer lock.Unlock()
+	defer t.lock.Unlock()
 	entry, err := t.entry()
 	if err != nil {
-		return Result{Outcome: Failed, Reason: err.Error()}
+		return Result{Outcome: Failed, Driver: t.facts.Driver, Reason: err.Error()}
 	}
 	if entry == nil {
 		return Result{Outcome: Failed, Driver: t.facts.Driver,
 			Reason: "it was not taken by vfio-hotplug, so nothing is known to give back",
 			Remedy: "vfio-hotplug status"}
 	}
-	return t.giveBack(ctx, *entry, lock)
+	return t.giveBack(ctx, *entry)
 }
 
-// giveBack puts a device back, as its entry says.
-func (t *taking) giveBack(ctx context.Context, entry ledger.Entry, lock *ledger.Lock) Result {
-	t.driver, t.back, t.changed = entry.Driver, bind.State(entry.Before), true
-	if t.facts.Driver == entry.Driver {
+// giveBack puts a device back, as its entry says. The entry is marked first,
+// then the release is noted: killed between the two, the next start goes on.
+func (t *taking) giveBack(ctx context.Context, entry ledger.Entry) Result {
+	was, err := t.Device.Driver()
+	if err != nil {
+		return t.failure(ctx, err)
+	}
+	if was == entry.Driver {
 		if c := t.checkHolders(); c.Veto {
-			return Result{Outcome: Refused, Driver: entry.Driver, Reason: c.Name + ": " + c.Text, Remedy: c.Remedy}
+			return Result{Outcome: Refused, Driver: was, Reason: c.Name + ": " + c.Text, Remedy: c.Remedy}
 		}
 	}
-	if t.Arrival == ByHand {
-		if err := t.Ledger.Release(entry.Address, entry.Identity); err != nil {
-			return Result{Outcome: Failed, Driver: t.facts.Driver, Reason: err.Error()}
-		}
+	marked := entry
+	marked.Stage, marked.At = ledger.Releasing, time.Now()
+	if err := t.Ledger.Put(marked); err != nil {
+		return Result{Outcome: Failed, Driver: was, Reason: err.Error()}
 	}
-	entry.Stage, entry.At = ledger.Releasing, time.Now()
-	if err := t.Ledger.Put(entry); err != nil {
-		return Result{Outcome: Failed, Driver: t.facts.Driver, Reason: err.Error()}
+	if err := t.Ledger.Release(entry.Address, entry.Identity); err != nil {
+		return t.notReleased(entry, err)
 	}
-	err := t.patiently("unbind from "+entry.Driver, func() error {
-		return bind.Restore(ctx, t.Device, entry.Driver, t.back, lock.File())
+	err = t.patiently("unbind from "+entry.Driver, func() error {
+		return bind.Restore(ctx, t.Device, entry.Driver, bind.State(entry.Before), t.lock.File())
 	})
-	if ctx.Err() != nil {
-		return t.failure(ctx, ctx.Err())
+	switch {
+	case ctx.Err() != nil:
+		return t.interrupted(ctx.Err())
+	case t.vanished():
+		t.dirty = true
+		return t.gone()
+	case err != nil:
+		return t.notReleased(entry, err)
 	}
 	now, _ := t.Device.Driver()
-	if err != nil {
-		return Result{Outcome: Failed, Driver: now, Reason: err.Error(), Remedy: remedy(err)}
+	if err := t.Ledger.Delete(entry.Address); err != nil {
+		return Result{Outcome: Failed, Driver: now, Reason: err.Error()}
 	}
-	if t.vanished() {
-		return t.gone()
+	return Result{Outcome: Released, Driver: now, From: entry.Driver, Reason: givenBack(entry, was, now)}
+}
+
+// notReleased ends a release that the kernel did not do. A device that is
+// still with our driver is ours as before; one that has none stays marked, so
+// that the next look at it tries again.
+func (t *taking) notReleased(entry ledger.Entry, err error) Result {
+	now, _ := t.Device.Driver()
+	result := Result{Outcome: Failed, Driver: now, Reason: err.Error(), Remedy: remedy(err)}
+	if now != entry.Driver {
+		return result
 	}
-	return t.asFound(Result{Outcome: Released, From: entry.Driver, Reason: givenBack(entry, t.facts.Driver, now)})
+	entry.Stage = ledger.Taken
+	if err := errors.Join(t.Device.SetOverride(entry.Driver), t.Ledger.Put(entry), t.Ledger.Forget(entry.Address)); err != nil {
+		result.Reason += "; " + oneLine(err)
+	}
+	return result
 }
 
 // givenBack says in words what a release has done.
@@ -118,6 +138,8 @@ func (t *taking) checkHolders() Check {
 // remedy is the next thing to do after an error, "" where none is known.
 func remedy(err error) string {
 	switch {
+	case errors.Is(err, ledger.ErrLocked):
+		return "vfio-hotplug status, and try again"
 	case errors.Is(err, bind.ErrNotLoaded):
 		return "load the driver's module: modprobe"
 	case errors.Is(err, bind.ErrChanged):
@@ -125,3 +147,6 @@ func remedy(err error) string {
 	}
 	return ""
 }
+
+// oneLine is an error's text on one line.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -54,8 +54,8 @@ func (o *Operator) survey(a pci.Address, p *policy.Policy) (Line, error) {
 		return Line{}, err
 	}
 	defer dev.Close()
-	j := judge{Operator: o, Request: Request{Device: dev, Policy: p}}
-	line := Line{}
+	j := judge{Operator: o, Request: Request{Device: dev}}
+	line := Line{Device: pci.Device{Address: a}}
 	line.Device, err = dev.Read(surveyed | p.Needs())
 	if err != nil {
 		return line, err

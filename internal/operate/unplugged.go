@@ -1,26 +1,12 @@
 package operate
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
-	"vfio-hotplug/internal/ledger"
 	"vfio-hotplug/internal/pci"
 	"vfio-hotplug/internal/sysfs"
 )
-
-// Resume finishes a release that was cut short, as the ledger tells. It
-// reports whether there was one. (A taking that was cut short needs no more
-// than another Take.)
-func (o *Operator) Resume(ctx context.Context, r Request) (Result, bool) {
-	j := judge{Operator: o, Request: r}
-	entry, err := j.entry()
-	if err != nil || entry == nil || entry.Stage != ledger.Releasing {
-		return Result{}, false
-	}
-	return o.Release(ctx, r), true
-}
 
 // Unplugged forgets what we did to a device that is no longer there, or that
 // another has replaced. It reports whether there was anything to forget; an
@@ -35,6 +21,10 @@ func (o *Operator) Unplugged(a pci.Address) (Result, bool) {
 		return Result{}, false
 	}
 	defer lock.Unlock()
+	// A newcomer may have got an entry of its own meanwhile.
+	if entry, found, err = o.Ledger.Get(a); err != nil || !found || o.present(a, entry.Identity) {
+		return Result{}, false
+	}
 	result := Result{Address: a, Outcome: Gone, Group: pci.NoGroup, Rule: entry.Rule, From: entry.Driver,
 		Reason: fmt.Sprintf("it was unplugged; it was on %s", entry.Driver)}
 	if err := o.Ledger.Delete(a); err != nil {
@@ -52,4 +42,15 @@ func (o *Operator) present(a pci.Address, identity uint64) bool {
 	}
 	defer dev.Close()
 	return dev.Identity() == identity
+}
+
+// Recorded lists the devices that the ledger speaks of. The error names what
+// cannot be read of it; the list is good all the same.
+func (o *Operator) Recorded() ([]pci.Address, error) {
+	entries, err := o.Ledger.All()
+	addresses := make([]pci.Address, len(entries))
+	for i, e := range entries {
+		addresses[i] = e.Address
+	}
+	return addresses, err
 }

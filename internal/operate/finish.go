@@ -1,0 +1,188 @@
+package operate
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"time"
+
+	"vfio-hotplug/internal/bind"
+	"vfio-hotplug/internal/ledger"
+	"vfio-hotplug/internal/sysfs"
+)
+
+// already finishes with a device that has the wanted driver: the kernel may
+// have been told before, or an earlier operation was cut short at its end.
+func (t *taking) already(ctx context.Context) Result {
+	switch {
+	case t.prior != nil && t.prior.Stage != ledger.Taken:
+		t.origin = bind.State(t.prior.Before)
+		// A release that was cut short may have pointed it elsewhere.
+		if err := t.Device.SetOverride(t.driver); err != nil {
+			return t.failure(ctx, err)
+		}
+		return t.bound(ctx, t.prior.Before.Driver)
+	case t.prior == nil && t.Arrival == HotAdd:
+		t.origin = bind.State{New: true}
+		return t.bound(ctx, "")
+	}
+	result := t.verified(Already)
+	result.Reason = "it is on " + t.driver + " already"
+	if err := t.obeyed(); err != nil {
+		result.Outcome, result.Reason = Failed, err.Error()
+	}
+	return result
+}
+
+// bound finishes with a device that has just come under the wanted driver.
+func (t *taking) bound(ctx context.Context, from string) Result {
+	var latency time.Duration
+	heard := true
+	if t.Arrival == HotAdd {
+		latency = time.Since(t.At)
+		heard = t.hear(ctx)
+		if t.vanished() {
+			return t.gone()
+		}
+	}
+	from = cmp.Or(from, t.origin.Driver, t.watch().Foreign(t.driver))
+	if from == "" && !heard {
+		from = "unknown (its bind was not heard of)"
+	}
+	outcome := Direct
+	if from != "" {
+		outcome = Taken
+	}
+	result := t.verified(outcome)
+	result.From, result.Latency, result.Reason = from, latency, t.decision.Reason
+	line := t.line(ledger.Taken)
+	line.Outcome, line.Latency = string(outcome), latency
+	if err := errors.Join(t.Ledger.Put(line), t.obeyed()); err != nil {
+		result.Reason += "; it cannot be given back by release: " + err.Error()
+	}
+	return result
+}
+
+// hear waits until the kernel's events about the device have been heard up to
+// the bind, so that "no other driver" is known and not hoped; it reports
+// whether they were.
+func (t *taking) hear(ctx context.Context) bool {
+	giveUp := time.NewTimer(5 * time.Second)
+	defer giveUp.Stop()
+	for !t.watch().Saw(t.driver) && !t.vanished() {
+		select {
+		case <-t.watch().Wake():
+		case <-giveUp.C:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// obeyed ends an earlier release, since a hand has now bound the device.
+func (t *taking) obeyed() error {
+	if t.Arrival != ByHand {
+		return nil
+	}
+	return t.Ledger.Forget(t.Device.Address())
+}
+
+// verified is a result about a device that is bound, from what sysfs says now.
+func (t *taking) verified(outcome Outcome) Result {
+	if facts, err := t.Device.Read(toldFacts); err == nil {
+		t.facts = facts
+	}
+	return Result{Outcome: outcome, Driver: t.driver, Node: t.node(t.Device)}
+}
+
+// failure names what an error means for the device, and puts back what was
+// changed.
+func (t *taking) failure(ctx context.Context, err error) Result {
+	switch {
+	case ctx.Err() != nil:
+		return t.interrupted(err)
+	case errors.Is(err, bind.ErrGone) || t.vanished():
+		return t.gone()
+	}
+	var fault *bind.Error
+	if errors.As(err, &fault) {
+		fault.Back = nil // it is tried once more below, and told then
+	}
+	return t.giveUp(ctx, Result{Outcome: Failed, Reason: err.Error(), Remedy: remedy(err)})
+}
+
+// interrupted is the result of an operation that was told to stop. The ledger
+// has what is half done; whoever comes next finishes it.
+func (t *taking) interrupted(err error) Result {
+	return Result{
+		Reason: "interrupted: " + err.Error(),
+		Remedy: "vfio-hotplug bind or release " + t.Device.Address().String() + ", or start the daemon, to finish it",
+	}
+}
+
+// refused is a veto's result.
+func (t *taking) refused(ctx context.Context, c Check) Result {
+	return t.giveUp(ctx, Result{Outcome: Refused, Reason: c.Name + ": " + c.Text, Remedy: c.Remedy})
+}
+
+// giveUp ends an operation that does not come to its end: what was changed,
+// now or by an earlier operation that was cut short, is put back, and the
+// ledger says what it said. Where the kernel does not let it be put back, that
+// is told, and the ledger keeps it for the next try.
+func (t *taking) giveUp(ctx context.Context, result Result) Result {
+	if t.dirty {
+		err := t.patiently("put back", func() error {
+			return bind.Restore(ctx, t.Device, t.ours, t.back, t.lock.File())
+		})
+		if ctx.Err() != nil {
+			return t.interrupted(ctx.Err())
+		}
+		result.Driver, _ = t.Device.Driver()
+		if err == nil {
+			err = t.forget()
+		}
+		if err != nil {
+			result.Outcome, result.Reason = Failed, result.Reason+"; put back: "+err.Error()
+			return result
+		}
+	}
+	result.Driver, _ = t.Device.Driver()
+	return result
+}
+
+// forget has the ledger say what it said before this operation.
+func (t *taking) forget() error {
+	t.dirty = false
+	if t.prior != nil && t.prior.Stage == ledger.Taken {
+		return t.Ledger.Put(*t.prior)
+	}
+	return t.Ledger.Delete(t.Device.Address())
+}
+
+func (t *taking) left(reason, remedy string) Result {
+	return Result{Outcome: Left, Driver: t.facts.Driver, Reason: reason, Remedy: remedy}
+}
+
+func (t *taking) gone() Result {
+	result := Result{Outcome: Gone, Reason: "it was unplugged"}
+	if t.dirty {
+		if err := t.Ledger.Delete(t.Device.Address()); err != nil {
+			result.Reason += "; " + err.Error()
+		}
+	}
+	return result
+}
+
+func (t *taking) vanished() bool {
+	err := t.Device.Present()
+	return sysfs.Gone(err) || errors.Is(err, sysfs.ErrReplaced)
+}
+
+func orNone(driver string) string {
+	if driver == "" {
+		return "no driver"
+	}
+	return driver
+}
