@@ -275,9 +275,9 @@ func TestIdleDoesNotReadWhatIsOnADrive(t *testing.T) {
 func TestAMissingBlkidIsAVeto(t *testing.T) {
 	m := newMachine(t)
 	m.namespace(1, blank)
-	f, dir := m.finder()
+	f, device := m.finder()
 	f.blkid = m.path("no-such-blkid")
-	report, _, err := f.look(t.Context(), dir, pci.Device{Driver: "nvme"}, forBlank)
+	report, _, err := f.Look(t.Context(), device, pci.Device{Driver: "nvme"}, forBlank)
 	must(t, err)
 	if !report.Veto() || !strings.Contains(report.String(), "no such file") {
 		t.Errorf("report %q", report)
@@ -351,10 +351,10 @@ func TestADriveThatIsUnpluggedIsGone(t *testing.T) {
 func TestADriveThatDoesNotAnswerIsAVeto(t *testing.T) {
 	m := newMachine(t)
 	m.namespace(1, blank)
-	f, dir := m.finder()
+	f, device := m.finder()
 	synctest.Test(t, func(t *testing.T) {
 		m.nodes.block = make(chan struct{})
-		report, hold, err := f.look(t.Context(), dir, pci.Device{Driver: "nvme"}, forBlank)
+		report, hold, err := f.Look(t.Context(), device, pci.Device{Driver: "nvme"}, forBlank)
 		must(t, err)
 		if got := report.String(); got != "opening nvme0n1 has not ended in 1m0s" || hold != nil {
 			t.Errorf("report %q", got)
@@ -370,12 +370,12 @@ func TestADriveThatDoesNotAnswerIsAVeto(t *testing.T) {
 func TestALookEndsWithItsContext(t *testing.T) {
 	m := newMachine(t)
 	m.namespace(1, blank)
-	f, dir := m.finder()
+	f, device := m.finder()
 	synctest.Test(t, func(t *testing.T) {
 		m.nodes.block = make(chan struct{})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, hold, err := f.look(ctx, dir, pci.Device{Driver: "nvme"}, forBlank)
+		_, hold, err := f.Look(ctx, device, pci.Device{Driver: "nvme"}, forBlank)
 		if !errors.Is(err, context.DeadlineExceeded) || hold != nil {
 			t.Errorf("error %v", err)
 		}
@@ -390,9 +390,9 @@ func TestALookEndsWithItsContext(t *testing.T) {
 func TestABlkidThatHangsIsKilled(t *testing.T) {
 	m := newMachine(t)
 	m.namespace(1, "hang")
-	f, dir := m.finder()
+	f, device := m.finder()
 	f.patience = 100 * time.Millisecond
-	report, hold, err := f.look(t.Context(), dir, pci.Device{Driver: "nvme"}, forBlank)
+	report, hold, err := f.Look(t.Context(), device, pci.Device{Driver: "nvme"}, forBlank)
 	must(t, err)
 	if !report.Veto() || hold != nil {
 		t.Errorf("report %q", report)

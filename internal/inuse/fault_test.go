@@ -113,13 +113,16 @@ func TestNoFaultMakesAUsedDeviceLookFree(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%v", c.name, fault), func(t *testing.T) {
 				m := newMachine(t)
 				c.make(m)
-				f, dir := m.finder()
+				f, _ := m.finder()
 				root := f.sys
 				for n, ended := 1, false; !ended; n++ {
-					calls, last := 0, ""
-					f.sys = faultyDir{root, &calls, n, fault, &last}
-					report, hold, err := f.look(t.Context(), faultyDir{dir, &calls, n, fault, &last},
-						pci.Device{Driver: c.driver, Class: pci.NVMe}, forIdle)
+					calls, last := -1, "" // the first opens the device
+					faulty := faultyDir{root, &calls, n, fault, &last}
+					device, err := sysfs.New(faulty, nil).Open(drive)
+					must(t, err)
+					f.sys = faulty
+					report, hold, err := f.Look(t.Context(), device, pci.Device{Driver: c.driver, Class: pci.NVMe}, forIdle)
+					must(t, device.Close())
 					if err == nil && !report.Veto() {
 						t.Errorf("after a failed %s: %s", last, report)
 					}

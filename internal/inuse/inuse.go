@@ -65,14 +65,13 @@ func (e *NotSettledError) Error() string { return e.Reason }
 //
 // It needs CAP_SYS_ADMIN for the list of namespaces and CAP_SYS_PTRACE for
 // process 1's mounts.
+//
+// Of a device that has gone, or whose address another one has, it says so: the
+// error is Gone or ErrReplaced (package sysfs).
 func (f *Finder) Look(ctx context.Context, dev *sysfs.Device, facts pci.Device, how How) (Report, *Hold, error) {
-	return f.look(ctx, dev.Dir(), facts, how)
-}
-
-func (f *Finder) look(ctx context.Context, dir sysfs.Dir, facts pci.Device, how How) (Report, *Hold, error) {
 	patience, cancel := context.WithTimeout(ctx, f.patience)
 	defer cancel()
-	l := &look{Finder: f, How: how, dir: dir, facts: facts}
+	l := &look{Finder: f, How: how, device: dev, dir: dev.Dir(), facts: facts}
 	type answer struct {
 		report Report
 		hold   *Hold
@@ -109,7 +108,8 @@ func (f *Finder) look(ctx context.Context, dir sysfs.Dir, facts pci.Device, how 
 type look struct {
 	*Finder
 	How
-	dir    sysfs.Dir
+	device *sysfs.Device
+	dir    sysfs.Dir // the device's
 	facts  pci.Device
 	report Report
 	step   atomic.Pointer[string] // what it is doing, for whoever waits
@@ -120,9 +120,27 @@ func (l *look) doing(format string, a ...any) {
 	l.step.Store(&step)
 }
 
-// run looks by the driver: what a device can be used for is the driver's
-// affair, not the class's.
+// run looks at the device, and last whether it is still there: the directory of
+// a device that has gone says of everything that there is none.
 func (l *look) run(ctx context.Context) (Report, *Hold, error) {
+	hold, err := l.all(ctx)
+	if gone := l.device.Present(); gone != nil {
+		err = fmt.Errorf("see that the device is still there: %w", gone)
+	}
+	if err != nil {
+		hold.Close()
+		return Report{}, nil, err
+	}
+	if l.report.Veto() {
+		hold.Close()
+		hold = nil
+	}
+	return l.report, hold, nil
+}
+
+// all looks by the driver: what a device can be used for is the driver's
+// affair, not the class's.
+func (l *look) all(ctx context.Context) (*Hold, error) {
 	var disks []disk
 	var err error
 	switch l.facts.Driver {
@@ -134,14 +152,9 @@ func (l *look) run(ctx context.Context) (Report, *Hold, error) {
 		disks, err = l.others()
 	}
 	if err != nil {
-		return Report{}, nil, err
+		return nil, err
 	}
-	hold, err := l.disks(ctx, disks)
-	if err != nil || l.report.Veto() {
-		hold.Close()
-		hold = nil
-	}
-	return l.report, hold, err
+	return l.disks(ctx, disks)
 }
 
 // disks looks at the disks of the device. They are held first and looked at

@@ -66,6 +66,7 @@ func newMachine(t *testing.T) *machine {
 	t.Helper()
 	m := &machine{t: t, dir: t.TempDir(), nodes: &madeNodes{numbers: map[string]number{}, faults: map[string]error{}, active: map[string][]uint32{}}}
 	m.mkdir("sys/" + home)
+	m.linkTo("bus/pci/devices/"+drive.String(), home)
 	m.mkdir("sys/class/block")
 	m.mkdir("dev")
 	m.file("proc/1/mountinfo", "21 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n")
@@ -190,28 +191,28 @@ func (m *machine) holds(pid int, command, node string) {
 	m.link(fmt.Sprintf("proc/%d/fd/7", pid), node)
 }
 
-// finder looks at the machine.
-func (m *machine) finder() (*Finder, sysfs.Dir) {
+// finder looks at the machine, and at the device.
+func (m *machine) finder() (*Finder, *sysfs.Device) {
 	m.t.Helper()
 	m.t.Setenv(blkidVariable, "1")
 	root, err := sysfs.OpenRoot(m.path("sys"))
 	must(m.t, err)
-	dir, err := root.Open(home)
+	device, err := sysfs.New(root, nil).Open(drive)
 	must(m.t, err)
 	m.t.Cleanup(func() {
-		dir.Close()
+		device.Close()
 		root.Close()
 	})
 	f := New(root, m.path("proc"), m.path("dev"))
 	f.nodes, f.blkid = m.nodes, os.Args[0]
-	return f, dir
+	return f, device
 }
 
 // look looks at the device as one on a driver.
 func (m *machine) look(driver string, class pci.Class, how How) (Report, *Hold, error) {
 	m.t.Helper()
-	f, dir := m.finder()
-	return f.look(context.Background(), dir, pci.Device{Address: drive, Driver: driver, Class: class}, how)
+	f, device := m.finder()
+	return f.Look(context.Background(), device, pci.Device{Address: drive, Driver: driver, Class: class}, how)
 }
 
 // madeNodes are regular files that stand for nodes. The numbers are those of

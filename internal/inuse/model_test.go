@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"vfio-hotplug/internal/pci"
+	"vfio-hotplug/internal/sysfs"
 	"vfio-hotplug/internal/sysfstest"
 )
 
@@ -55,6 +56,40 @@ func TestADriveOfTheModelKernel(t *testing.T) {
 				_, _, err = f.Look(t.Context(), device, pci.Device{Driver: "nvme"}, forBlank)
 				if _, ok := errors.AsType[*NotSettledError](err); !ok {
 					t.Errorf("error %v, want a *NotSettledError", err)
+				}
+			})
+		}
+	}
+}
+
+// The directory of a device that has gone is empty, which is no news of a drive
+// that its driver has yet to bring up, or of an adapter without disks.
+func TestADeviceOfTheModelKernelThatHasGone(t *testing.T) {
+	for _, driver := range []string{"nvme", "mpt3sas", "pci-stub", ""} {
+		for name, c := range map[string]struct {
+			next func(*sysfstest.Kernel)
+			want func(error) bool
+		}{
+			"and none has come": {func(*sysfstest.Kernel) {}, sysfs.Gone},
+			"and another has come": {func(k *sysfstest.Kernel) { k.Plug(drive, sysfstest.Drive{}) },
+				func(err error) bool { return errors.Is(err, sysfs.ErrReplaced) }},
+		} {
+			t.Run(driver+"/"+name, func(t *testing.T) {
+				kernel := sysfstest.New(sysfstest.Options{})
+				kernel.AddBay(sysfstest.Bay{Address: drive})
+				kernel.Plug(drive, sysfstest.Drive{})
+				device, err := kernel.FS().Open(drive)
+				must(t, err)
+				defer device.Close()
+				kernel.Unplug(drive)
+				c.next(kernel)
+
+				m := newMachine(t)
+				f, _ := m.finder()
+				f.sys = kernel.Root()
+				report, hold, err := f.Look(t.Context(), device, pci.Device{Driver: driver, Class: pci.NVMe}, forBlank)
+				if !c.want(err) || hold != nil || report.Veto() {
+					t.Errorf("error %v, report %q", err, report)
 				}
 			})
 		}
