@@ -204,15 +204,27 @@ func (g *Guest) call(ctx context.Context, method string, args, reply any) error 
 	case <-call.Done:
 		err = call.Error
 	case <-g.qemu.exited:
-		err = fmt.Errorf("the guest died; the end of its console:\n%s", tail(filepath.Join(g.dir, consoleFile)))
+		err = g.death()
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
+	if _, answered := err.(rpc.ServerError); err != nil && !answered && ctx.Err() == nil {
+		// The connection is lost, a moment before QEMU ends.
+		select {
+		case <-g.qemu.exited:
+			err = g.death()
+		case <-ctx.Done():
+		}
+	}
 	if err != nil {
-		err = fmt.Errorf("guest: %s %+v: %w", method, args, err)
+		err = fmt.Errorf("guest: %s %s: %w", method, brief(args), err)
 		g.log.record(began, method, args, err.Error())
 		return err
 	}
 	g.log.record(began, method, args, reply)
 	return nil
+}
+
+func (g *Guest) death() error {
+	return fmt.Errorf("the guest died; the end of its console:\n%s", lastWords(filepath.Join(g.dir, consoleFile)))
 }

@@ -105,12 +105,33 @@ func pair() (net.Conn, *os.File, error) {
 
 // tail gives the last lines of a log, for an error message.
 func tail(path string) string {
+	lines := logLines(path)
+	return strings.Join(lines[max(0, len(lines)-12):], "\n")
+}
+
+// lastWords gives what a kernel said when it died, else the tail of its console.
+func lastWords(path string) string {
+	var words []string
+	for _, line := range logLines(path) {
+		for _, sign := range []string{"Kernel panic", "BUG:", "Oops", "RIP: 0010"} {
+			if strings.Contains(line, sign) {
+				words = append(words, line)
+				break
+			}
+		}
+	}
+	if words == nil {
+		return tail(path)
+	}
+	return strings.Join(words, "\n")
+}
+
+func logLines(path string) []string {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return err.Error()
+		return []string{err.Error()}
 	}
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return strings.Join(lines[max(0, len(lines)-12):], "\n")
+	return strings.Split(strings.TrimSpace(strings.ReplaceAll(string(text), "\r", "")), "\n")
 }
 
 // writeReproduce leaves a script that boots the same machine for a person,
