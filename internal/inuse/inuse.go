@@ -170,7 +170,7 @@ func (l *look) disks(ctx context.Context, disks []disk) (*Hold, error) {
 		}
 	}
 	if len(disks) == 0 {
-		l.report.blank = l.Blank && len(l.report.Unchecked) == 0
+		l.report.blank = l.Blank && l.facts.Driver == "nvme" // which said that there are no namespaces
 		return hold, nil
 	}
 	l.doing("the look for mounts and swap")

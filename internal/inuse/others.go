@@ -11,10 +11,20 @@ import (
 	"vfio-hotplug/internal/sysfs"
 )
 
+// The base classes of what is known to have disks, and interfaces (PCI Code and
+// ID Assignment Specification).
+const (
+	storage = 0x01
+	network = 0x02
+)
+
 // others looks at a device that is not an NVMe drive on nvme, and gives the
 // disks below it.
 func (l *look) others() ([]disk, error) {
 	user, err := l.userSpace()
+	if user && l.Blank && l.facts.Class>>16 == storage {
+		l.report.doubt("say takeover = \"idle\" if its contents may go", "what is on it cannot be read on %s", l.facts.Driver)
+	}
 	if err != nil || user {
 		return nil, err
 	}
@@ -22,24 +32,36 @@ func (l *look) others() ([]disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look at what is below the device: %w", err)
 	}
-	const network, storage = 0x02, 0x01
-	switch class := l.facts.Class >> 16; {
-	case len(found.nets)+len(found.disks) > 0:
-	case class == network:
-		// An interface is shown only to those in its network namespace.
-		l.report.doubt("look for its interface in every network namespace: ip netns",
-			"no network interface of it can be seen, though %s has it", l.facts.Driver)
-	case class == storage:
-		l.report.unchecked("%s has no disk, or has not found it yet", l.facts.Driver)
-	default:
-		l.report.unchecked("who uses a device of class %s on %s", l.facts.Class, l.facts.Driver)
-	}
+	l.expect(found)
 	for _, net := range found.nets {
 		if err := l.network(net); err != nil {
 			return nil, err
 		}
 	}
 	return l.foundDisks(found.disks)
+}
+
+// expect notes what must be below a device of its class and was not found:
+// without it nothing of the device has been checked.
+func (l *look) expect(found children) {
+	driver := l.facts.Driver
+	switch class := l.facts.Class >> 16; {
+	case class == storage && len(found.disks) == 0:
+		// It may be looking for them still, or have given the whole device to
+		// somebody, as Xen's pciback does.
+		l.report.doubt(fmt.Sprintf("if nothing uses it: echo %s > /sys/bus/pci/drivers/%s/unbind", l.device.Address(), driver),
+			"no disk of it can be seen, though %s has it", driver)
+	case class == network && len(found.nets) == 0:
+		// An interface is shown only to those in its network namespace.
+		l.report.doubt("look for its interface in every network namespace: ip netns",
+			"no network interface of it can be seen, though %s has it", driver)
+	case len(found.disks)+len(found.nets) > 0:
+	case l.Blank:
+		l.report.doubt("say takeover = \"idle\" if that is right",
+			"nothing can be checked of a device of class %s on %s", l.facts.Class, driver)
+	default:
+		l.report.unchecked("who uses a device of class %s on %s", l.facts.Class, driver)
+	}
 }
 
 func (l *look) foundDisks(paths []string) ([]disk, error) {
@@ -50,14 +72,20 @@ func (l *look) foundDisks(paths []string) ([]disk, error) {
 			return nil, err
 		}
 		d, err := readDisk(dir, path.Base(where))
+		removable, err2 := attribute(dir, "removable")
 		dir.Close()
+		if err == nil && !sysfs.Gone(err2) {
+			err = err2
+		}
 		switch {
 		case errors.Is(err, errHidden):
 			l.report.doubt("see what it is: lsblk --all", "%s has no block device: its contents cannot be checked", path.Base(where))
 		case err != nil:
 			return nil, fmt.Errorf("read %s: %w", path.Base(where), err)
-		case d.bytes > 0: // else a reader or a drive with nothing in it
+		case d.bytes > 0:
 			disks = append(disks, d)
+		case removable != "1": // a reader may have nothing in it; a disk is not ready
+			l.report.doubt("look for "+d.name+" in the kernel's log: dmesg", "%s has no size: its contents cannot be checked", d.name)
 		}
 	}
 	return disks, nil

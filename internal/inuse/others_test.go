@@ -37,68 +37,90 @@ func TestOtherDevices(t *testing.T) {
 		driver string
 		class  pci.Class
 		make   func(*machine)
+		how    How
 		veto   bool
 		says   string
 	}{
-		{"a network card that is up", "e1000e", nic, func(m *machine) { m.network("net/eth0", "0x1003") }, true, "eth0 → up"},
-		{"a network card that is down", "e1000e", nic, func(m *machine) { m.network("net/eth0", "0x1002") }, false, "unused"},
-		{"a virtio network card that is up", "virtio-pci", nic, func(m *machine) { m.network("virtio1/net/eth0", "0x1003") }, true, "eth0 → up"},
-		{"a network card whose interface is elsewhere", "e1000e", nic, func(m *machine) {}, true,
+		{"a network card that is up", "e1000e", nic, func(m *machine) { m.network("net/eth0", "0x1003") }, forIdle, true, "eth0 → up"},
+		{"a network card that is down", "e1000e", nic, func(m *machine) { m.network("net/eth0", "0x1002") }, forIdle, false, "unused"},
+		{"a virtio network card that is up", "virtio-pci", nic, func(m *machine) { m.network("virtio1/net/eth0", "0x1003") }, forIdle, true, "eth0 → up"},
+		{"a network card whose interface is elsewhere", "e1000e", nic, func(m *machine) {}, forIdle, true,
 			"no network interface of it can be seen, though e1000e has it"},
 		{"a host adapter with a mounted disk", "mpt3sas", hba, func(m *machine) {
 			m.block(disk, blank)
 			m.mount("sda", "/srv")
-		}, true, "sda → /srv"},
-		{"a host adapter with an idle disk", "mpt3sas", hba, func(m *machine) { m.block(disk, blank) }, false, "unused"},
+		}, forIdle, true, "sda → /srv"},
+		{"a host adapter with an idle disk", "mpt3sas", hba, func(m *machine) { m.block(disk, blank) }, forIdle, false, "unused"},
 		{"a host adapter with a hidden disk", "mpt3sas", hba, func(m *machine) {
 			m.block(disk, blank)
 			m.file("sys/"+disk+"/hidden", "1\n")
-		}, true, "sda has no block device: its contents cannot be checked"},
+		}, forIdle, true, "sda has no block device: its contents cannot be checked"},
 		{"a host adapter with an empty drive", "mpt3sas", hba, func(m *machine) {
 			m.block(disk, blank)
 			m.file("sys/"+disk+"/size", "0\n")
-		}, false, "unused"},
-		{"a host adapter without a disk", "mpt3sas", hba, func(m *machine) {}, false,
-			"no use found; not checked: mpt3sas has no disk, or has not found it yet"},
+			m.file("sys/"+disk+"/removable", "1\n")
+		}, forIdle, false, "unused"},
+		{"a host adapter with a disk that is not ready", "mpt3sas", hba, func(m *machine) {
+			m.block(disk, blank)
+			m.file("sys/"+disk+"/size", "0\n")
+			m.file("sys/"+disk+"/removable", "0\n")
+		}, forIdle, true, "sda has no size: its contents cannot be checked"},
+		{"a host adapter with a blank disk", "mpt3sas", hba, func(m *machine) { m.block(disk, blank) }, forBlank, false, "unused and blank"},
+		{"a host adapter that has no disk, or looks for it still", "mpt3sas", hba, func(m *machine) {}, forIdle, true,
+			"no disk of it can be seen, though mpt3sas has it"},
+		{"the same, with an interface", "mpt3sas", hba, func(m *machine) { m.network("net/eth0", "0x1002") }, forIdle, true,
+			"no disk of it can be seen, though mpt3sas has it"},
+		{"a drive that a Xen guest has", "pciback", pci.NVMe, func(m *machine) {}, forIdle, true,
+			"no disk of it can be seen, though pciback has it"},
+		{"the same, to be blank", "pciback", pci.NVMe, func(m *machine) {}, forBlank, true,
+			"no disk of it can be seen, though pciback has it"},
+		{"a network card with a disk and no interface", "e1000e", nic, func(m *machine) { m.block(disk, blank) }, forIdle, true,
+			"no network interface of it can be seen, though e1000e has it"},
+		{"a network card that is down, to be blank", "e1000e", nic, func(m *machine) { m.network("net/eth0", "0x1002") }, forBlank, false, "unused"},
 		{"a virtio disk that is mounted", "virtio-pci", 0x010000, func(m *machine) {
 			m.block(home+"/virtio1/block/vdb", blank)
 			m.mount("vdb", "/srv")
-		}, true, "vdb → /srv"},
+		}, forIdle, true, "vdb → /srv"},
 		{"drives behind VMD", "vmd", 0x010400, func(m *machine) {
 			m.block(home+"/pci10000:e0/10000:e1:00.0/nvme/nvme3/nvme3n1", blank)
 			m.mount("nvme3n1", "/srv")
-		}, true, "nvme3n1 → /srv"},
-		{"what no finder knows", "nouveau", gpu, func(m *machine) {}, false,
+		}, forIdle, true, "nvme3n1 → /srv"},
+		{"what no finder knows", "nouveau", gpu, func(m *machine) {}, forIdle, false,
 			"no use found; not checked: who uses a device of class 0x030000 on nouveau"},
-		{"a device that waits in pci-stub", "pci-stub", pci.NVMe, func(m *machine) {}, false, "no use found; not checked: no driver has read it"},
-		{"a device without a driver", "", pci.NVMe, func(m *machine) {}, false, "no use found; not checked: no driver has read it"},
+		{"the same, to be blank", "nouveau", gpu, func(m *machine) {}, forBlank, true,
+			"nothing can be checked of a device of class 0x030000 on nouveau"},
+		{"a device that waits in pci-stub", "pci-stub", pci.NVMe, func(m *machine) {}, forIdle, false, "no use found; not checked: no driver has read it"},
+		{"a device without a driver", "", pci.NVMe, func(m *machine) {}, forIdle, false, "no use found; not checked: no driver has read it"},
 		{"on vfio, its group open", "vfio-pci", pci.NVMe, func(m *machine) {
 			m.mkdir("sys/" + home + "/vfio-dev/vfio0")
 			m.linkTo(home+"/iommu_group", "kernel/iommu_groups/12")
 			m.file("dev/vfio/12", "")
 			m.holds(123, "qemu", m.path("dev/vfio/12"))
-		}, true, "MACHINE/dev/vfio/12 → qemu (process 123)"},
+		}, forIdle, true, "MACHINE/dev/vfio/12 → qemu (process 123)"},
 		{"on vfio, its own node open", "vfio-pci", pci.NVMe, func(m *machine) {
 			m.mkdir("sys/" + home + "/vfio-dev/vfio0")
 			m.file("dev/vfio/devices/vfio0", "")
 			m.holds(123, "qemu", m.path("dev/vfio/devices/vfio0"))
-		}, true, "MACHINE/dev/vfio/devices/vfio0 → qemu (process 123)"},
+		}, forIdle, true, "MACHINE/dev/vfio/devices/vfio0 → qemu (process 123)"},
 		{"on vfio, nobody there", "vfio-pci", nic, func(m *machine) {
 			m.mkdir("sys/" + home + "/vfio-dev/vfio0")
 			m.linkTo(home+"/iommu_group", "kernel/iommu_groups/12")
 			m.file("dev/vfio/12", "")
 			m.holds(123, "qemu", m.path("dev/nothing"))
-		}, false, "unused"},
+		}, forIdle, false, "unused"},
+		{"a drive on vfio, nobody there", "vfio-pci", pci.NVMe, func(m *machine) { m.mkdir("sys/" + home + "/vfio-dev/vfio0") }, forIdle, false, "unused"},
+		{"the same, to be blank", "vfio-pci", pci.NVMe, func(m *machine) { m.mkdir("sys/" + home + "/vfio-dev/vfio0") }, forBlank, true,
+			"what is on it cannot be read on vfio-pci"},
 		{"on uio, open", "uio_pci_generic", pci.NVMe, func(m *machine) {
 			m.mkdir("sys/" + home + "/uio/uio3")
 			m.file("dev/uio3", "")
 			m.holds(123, "spdk_tgt", m.path("dev/uio3"))
-		}, true, "MACHINE/dev/uio3 → spdk_tgt (process 123)"},
+		}, forIdle, true, "MACHINE/dev/uio3 → spdk_tgt (process 123)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := bare(t)
 			c.make(m)
-			report, hold, err := m.look(c.driver, c.class, forIdle)
+			report, hold, err := m.look(c.driver, c.class, c.how)
 			must(t, err)
 			defer hold.Close()
 			if got := strings.ReplaceAll(report.String(), m.dir, "MACHINE"); got != c.says || report.Veto() != c.veto {
