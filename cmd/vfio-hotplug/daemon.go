@@ -19,7 +19,9 @@ import (
 
 	"vfio-hotplug/internal/control"
 	"vfio-hotplug/internal/daemon"
+	"vfio-hotplug/internal/guard"
 	"vfio-hotplug/internal/journal"
+	"vfio-hotplug/internal/operate"
 	"vfio-hotplug/internal/uevent"
 )
 
@@ -76,14 +78,30 @@ func runDaemon(cmd *cobra.Command, m *machine, debug bool) error {
 	if err != nil {
 		return fmt.Errorf("read the watchdog's period: %w", err)
 	}
+	g, err := m.guard(operator)
+	if err != nil {
+		return err
+	}
 	d, err := daemon.New(daemon.Config{
 		FS: operator.FS, Events: events, Operator: operator, Load: m.policy, Log: log,
+		Guard: g, Machine: func() (guard.Machine, error) { return m.judge(operator) },
 		Notify: notify(log), Watchdog: watchdog, Reload: reload,
 	})
 	if err != nil {
 		return policyFaults(cmd, err)
 	}
-	return serve(cmd.Context(), d, listener, log)
+	return errors.Join(serve(cmd.Context(), d, listener, log), disarmUnlessService(operator, g))
+}
+
+// disarmUnlessService takes the guard back where nobody else does: under
+// systemd a unit of its own does it at a real stop, and a restart keeps it.
+func disarmUnlessService(operator *operate.Operator, g *guard.Guard) error {
+	if os.Getenv("INVOCATION_ID") != "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return disarm(ctx, operator, g)
 }
 
 // serve runs the daemon and its socket until ctx ends. A socket that breaks

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vfio-hotplug/internal/guard"
 	"vfio-hotplug/internal/inuse"
 	"vfio-hotplug/internal/kmod"
 	"vfio-hotplug/internal/ledger"
@@ -58,12 +59,38 @@ func (m *machine) operator() (*operate.Operator, error) {
 	}, nil
 }
 
-// aliases opens the modules.alias of the running kernel.
-func (m *machine) aliases() (io.ReadCloser, error) {
+// guard opens the machine's guard, whose record is beside the ledger.
+func (m *machine) guard(o *operate.Operator) (*guard.Guard, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find my own program: %w", err)
+	}
+	return guard.New(o.FS.Root(), sysfs.InProcess(self, m.path("sys")), m.path("run/vfio-hotplug/guard.json")), nil
+}
+
+// release gives the running kernel's release.
+func (m *machine) release() (string, error) {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
-		return nil, fmt.Errorf("ask the kernel for its release: %w", err)
+		return "", fmt.Errorf("ask the kernel for its release: %w", err)
 	}
-	release := strings.TrimRight(string(name.Release[:]), "\x00")
+	return strings.TrimRight(string(name.Release[:]), "\x00"), nil
+}
+
+// judge reads what the choice of a guard depends on.
+func (m *machine) judge(o *operate.Operator) (guard.Machine, error) {
+	release, err := m.release()
+	if err != nil {
+		return guard.Machine{}, err
+	}
+	return guard.ReadMachine(o.FS.Root(), m.path("proc"), release)
+}
+
+// aliases opens the modules.alias of the running kernel.
+func (m *machine) aliases() (io.ReadCloser, error) {
+	release, err := m.release()
+	if err != nil {
+		return nil, err
+	}
 	return os.Open(m.path("lib/modules", release, "modules.alias"))
 }

@@ -72,6 +72,7 @@ A drive in use is never taken, and whatever fails is put back.`,
 	})
 	root.AddCommand(
 		newDaemonCommand(m),
+		newDisarmCommand(m),
 		newStatusCommand(m),
 		newExplainCommand(m),
 		newCheckCommand(m),

@@ -20,20 +20,20 @@ const module = "vfio-hotplug/"
 // may lists, for each room, the rooms that its program may import. A room that
 // stands here with nothing imports no sibling.
 var may = map[string][]string{
-	"cmd/vfio-hotplug": {"policy", "internal/control", "internal/daemon", "internal/inuse", "internal/journal", "internal/kmod",
+	"cmd/vfio-hotplug": {"policy", "internal/control", "internal/daemon", "internal/guard", "internal/inuse", "internal/journal", "internal/kmod",
 		"internal/ledger", "internal/operate", "internal/pci", "internal/sysfs", "internal/uevent"},
 	"policy":             {"internal/pci"},
 	"internal/arch":      {},
 	"internal/bind":      {"internal/sysfs"},
 	"internal/control":   {},
-	"internal/daemon":    {"policy", "internal/control", "internal/journal", "internal/ledger", "internal/operate", "internal/pci", "internal/sysfs", "internal/uevent"},
+	"internal/daemon":    {"policy", "internal/control", "internal/guard", "internal/journal", "internal/ledger", "internal/operate", "internal/pci", "internal/sysfs", "internal/uevent"},
 	"internal/guard":     {"internal/pci", "internal/sysfs"},
 	"internal/inuse":     {"internal/pci", "internal/sysfs"},
 	"internal/iommu":     {"internal/pci", "internal/sysfs"},
 	"internal/journal":   {},
 	"internal/kmod":      {"internal/pci"},
 	"internal/ledger":    {"internal/pci"},
-	"internal/operate":   {"policy", "internal/bind", "internal/inuse", "internal/iommu", "internal/kmod", "internal/ledger", "internal/pci", "internal/sysfs"},
+	"internal/operate":   {"policy", "internal/bind", "internal/guard", "internal/inuse", "internal/iommu", "internal/kmod", "internal/ledger", "internal/pci", "internal/sysfs"},
 	"internal/pci":       {},
 	"internal/sysfs":     {"internal/pci"},
 	"internal/sysfstest": {"internal/pci", "internal/sysfs"},

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"vfio-hotplug/internal/guard"
 	"vfio-hotplug/internal/journal"
 	"vfio-hotplug/internal/operate"
 	"vfio-hotplug/internal/pci"
@@ -38,6 +39,9 @@ type Operator interface {
 	Unplugged(pci.Address) (operate.Result, bool)
 	Recorded() ([]pci.Address, error)
 	Survey(p *policy.Policy) ([]operate.Line, error)
+	Shield([]pci.Pattern) (unshield func() error, err error)
+	LoadDriver(ctx context.Context, driver string) error
+	Unblock(idle []pci.Address) error
 }
 
 // Config is what a daemon is made of.
@@ -45,6 +49,10 @@ type Config struct {
 	FS       sysfs.FS
 	Events   Source
 	Operator Operator
+	// Guard is the machine's guard, nil for none, and Machine reads what the
+	// choice of one depends on.
+	Guard   Guard
+	Machine func() (guard.Machine, error)
 	// Load reads the policy from its files.
 	Load func() (*policy.Policy, error)
 	Log  *slog.Logger
@@ -67,7 +75,9 @@ const grace = 500 * time.Millisecond
 // Daemon is a running daemon.
 type Daemon struct {
 	Config
-	policy atomic.Pointer[policy.Policy]
+	policy   atomic.Pointer[policy.Policy]
+	guarding atomic.Pointer[operate.Guarding]
+	again    chan struct{} // the guard is to be judged and armed again
 
 	mu       sync.Mutex
 	lanes    map[pci.Address]*lane
@@ -86,7 +96,7 @@ func New(c Config) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{Config: c, lanes: map[pci.Address]*lane{}}
+	d := &Daemon{Config: c, lanes: map[pci.Address]*lane{}, again: make(chan struct{}, 1)}
 	d.policy.Store(p)
 	return d, nil
 }
@@ -102,9 +112,12 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer d.leave(stop)
 
 	d.logPolicy("policy loaded")
+	left := d.recallGuard()
 	d.firstScan(working)
+	d.unblock(left)
 	d.notify("READY=1")
 	d.Log.Info("ready", journal.MessageStarted.Attr())
+	d.begin(func() { d.keepArmed(working) })
 
 	ticks, stopTicks := d.ticks()
 	defer stopTicks()

@@ -14,7 +14,12 @@ import (
 
 // dispatch hands an event to the lane of its device. It does not wait.
 func (d *Daemon) dispatch(ctx context.Context, ev *uevent.Event) {
-	if ev.Env["SUBSYSTEM"] != "pci" {
+	switch ev.Env["SUBSYSTEM"] {
+	case "pci":
+	case "drivers":
+		d.dispatchDriver(ev)
+		return
+	default:
 		d.dispatchChild(ev)
 		return
 	}

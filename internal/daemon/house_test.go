@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 	"github.com/pilebones/go-udev/netlink"
 
 	"vfio-hotplug/internal/daemon"
+	"vfio-hotplug/internal/guard"
 	"vfio-hotplug/internal/inuse"
 	"vfio-hotplug/internal/ledger"
 	"vfio-hotplug/internal/operate"
@@ -44,6 +46,7 @@ type house struct {
 	uses   *uses
 	load   func(ctx context.Context, module string) error
 	limits operate.Limits
+	guard  bool // the daemon has one
 
 	mu     sync.Mutex
 	policy string
@@ -87,11 +90,15 @@ func (h *house) start() {
 	}
 	h.events = &source{events: h.Subscribe()}
 	h.events.ctx, h.events.close = context.WithCancel(context.Background())
-	h.daemon, err = daemon.New(daemon.Config{
+	config := daemon.Config{
 		FS: h.FS(), Events: h.events, Operator: h.operator, Load: h.parse, Reload: h.reload,
 		Log:    slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Notify: func(state string) { h.ready.Write([]byte(state + "\n")) },
-	})
+	}
+	if h.guard {
+		config.Guard, config.Machine = guard.New(h.Root(), h.Expendable(), filepath.Join(h.run, "guard.json")), h.machine
+	}
+	h.daemon, err = daemon.New(config)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -99,6 +106,16 @@ func (h *house) start() {
 	h.running, h.stop, h.ended = ctx, stop, make(chan error, 1)
 	go func() { h.ended <- h.daemon.Run(ctx) }()
 	synctest.Wait()
+}
+
+// machine is what a guard's choice depends on, as the model is.
+func (h *house) machine() (guard.Machine, error) {
+	proc := h.t.TempDir()
+	if err := errors.Join(os.WriteFile(filepath.Join(proc, "modules"), []byte(h.ProcModules()), 0o644),
+		os.WriteFile(filepath.Join(proc, "cmdline"), []byte("quiet\n"), 0o644)); err != nil {
+		return guard.Machine{}, err
+	}
+	return guard.ReadMachine(h.Root(), proc, h.Release().String())
 }
 
 func (h *house) parse() (*policy.Policy, error) {

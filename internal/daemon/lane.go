@@ -166,7 +166,7 @@ func (l *lane) visit(ctx context.Context, r operate.Request, run func(context.Co
 		return result
 	}
 	defer dev.Close()
-	r.Device, r.Policy, r.Watch, r.Slow = dev, l.d.policy.Load, l, l.slow
+	r.Device, r.Policy, r.Guard, r.Watch, r.Slow = dev, l.d.policy.Load, l.d.guarding.Load(), l, l.slow
 	result := run(ctx, r)
 	l.keep(result, r.Arrival)
 	return result
@@ -213,12 +213,12 @@ func (l *lane) keep(result operate.Result, arrival operate.Arrival) {
 // Wake receives when something was heard of the device.
 func (l *lane) Wake() <-chan struct{} { return l.wake }
 
-// Foreign gives the first driver but wanted that was heard of since the device
-// was added. Where events were lost, nobody knows.
-func (l *lane) Foreign(wanted string) string {
+// Foreign gives the first driver but those known that was heard of since the
+// device was added. Where events were lost, nobody knows.
+func (l *lane) Foreign(known ...string) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if i := slices.IndexFunc(l.drivers, func(driver string) bool { return driver != wanted }); i >= 0 {
+	if i := slices.IndexFunc(l.drivers, func(driver string) bool { return !slices.Contains(known, driver) }); i >= 0 {
 		return l.drivers[i]
 	}
 	if l.lost {

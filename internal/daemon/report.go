@@ -73,6 +73,11 @@ func (d *Daemon) logResult(before, now operate.Result, arrival operate.Arrival) 
 		level = slog.LevelDebug
 	}
 	d.Log.LogAttrs(context.Background(), level, how.text(now), append(attrs(now), how.id.Attr())...)
+	if now.Missed {
+		d.Log.LogAttrs(context.Background(), slog.LevelError,
+			fmt.Sprintf("guard missed: %s had %s first although guard %s was armed", now.From, now.Address, now.Guard),
+			append(attrs(now), journal.MessageGuardMissed.Attr())...)
+	}
 }
 
 // old reports whether a scan has found nothing that was not told before.
@@ -94,6 +99,7 @@ func attrs(r operate.Result) []slog.Attr {
 		slog.String("driver", r.Driver),
 		slog.String("from", r.From),
 		slog.String("rule", r.Rule),
+		slog.String("guard", r.Guard),
 		slog.String("slot", r.Slot),
 		slog.String("node", r.Node),
 		slog.String("reason", r.Reason),

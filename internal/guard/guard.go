@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -37,6 +38,9 @@ const autoprobe = "bus/pci/drivers_autoprobe"
 type Want struct {
 	IDs  map[string][]pci.Pattern
 	Gate bool
+	// Idle are, of a gate that is closed, the devices that had no driver when it
+	// was: they are not waiting for it.
+	Idle []pci.Address
 }
 
 // Wanted gives what a choice comes to for the IDs of a policy.
@@ -93,7 +97,7 @@ func (g *Guard) Armed() (Want, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r, err := g.read()
-	w := Want{IDs: map[string][]pci.Pattern{}, Gate: r.Gate}
+	w := Want{IDs: map[string][]pci.Pattern{}, Gate: r.Gate, Idle: r.Idle}
 	for _, a := range r.IDs {
 		w.IDs[a.Driver] = append(w.IDs[a.Driver], a.Pattern)
 	}
@@ -186,6 +190,9 @@ func (g *Guard) shut(r *record) error {
 	if r.Gate || strings.TrimSpace(now) != "1" {
 		return nil
 	}
+	if r.Idle, err = g.idle(); err != nil {
+		return fmt.Errorf("close the gate: %w", err)
+	}
 	r.Gate = true
 	if err := g.write(*r); err != nil {
 		return err
@@ -205,8 +212,24 @@ func (g *Guard) open(r *record) error {
 	if err := g.sys.Write(autoprobe, "1"); err != nil {
 		return fmt.Errorf("open the gate: %w", err)
 	}
-	r.Gate = false
+	r.Gate, r.Idle = false, nil
 	return g.write(*r)
+}
+
+// idle lists the devices that have no driver.
+func (g *Guard) idle() ([]pci.Address, error) {
+	names, err := g.sys.List("bus/pci/devices")
+	if err != nil {
+		return nil, err
+	}
+	var idle []pci.Address
+	for _, name := range names {
+		_, err := g.sys.Readlink("bus/pci/devices/" + name + "/driver")
+		if a, parseErr := pci.ParseAddress(name); parseErr == nil && errors.Is(err, fs.ErrNotExist) {
+			idle = append(idle, a)
+		}
+	}
+	return idle, nil
 }
 
 func drivers(w Want) []string {

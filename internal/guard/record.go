@@ -18,6 +18,8 @@ type record struct {
 	IDs     []armed `json:"ids,omitempty"`
 	// Gate says that drivers_autoprobe was 1 and that we wrote 0.
 	Gate bool `json:"gate,omitempty"`
+	// Idle are the devices that had no driver then.
+	Idle []pci.Address `json:"idle,omitempty"`
 }
 
 // armed is a dynamic ID that we added, or were about to add.

@@ -38,6 +38,10 @@ const (
 	MessageStarted MessageID = "7dab8372bda234a77374c6a615ff4e8c"
 	// MessageStopped: the daemon ends; what is bound stays bound.
 	MessageStopped MessageID = "58137f22d323888a9eaa9a74ab5bef7f"
+	// MessageGuard: a guard was chosen and armed, or could not be.
+	MessageGuard MessageID = "15c09cf440dab460b20361d85da59538"
+	// MessageGuardMissed: another driver touched a device although a guard was armed.
+	MessageGuardMissed MessageID = "22e799e7254354c24d6b43a3ea1b9c20"
 	// MessageDropped: journald did not take entries for a while, and some were dropped.
 	MessageDropped MessageID = "6651e3d5466e44c4460ec657de8f3436"
 )

@@ -45,7 +45,8 @@ func (t *taking) bound(ctx context.Context, from string) Result {
 			return t.gone()
 		}
 	}
-	from = cmp.Or(from, t.origin.Driver, t.watch().Foreign(t.driver))
+	caught := t.caught()
+	from = cmp.Or(from, t.origin.Driver, t.watch().Foreign(t.driver, caught))
 	if from == "" && !heard {
 		from = "unknown (its bind was not heard of)"
 	}
@@ -55,6 +56,10 @@ func (t *taking) bound(ctx context.Context, from string) Result {
 	}
 	result := t.verified(outcome)
 	result.From, result.Latency, result.Reason = from, latency, t.decision.Reason
+	if t.Arrival == HotAdd && !t.unread() && (caught != "" || t.Guard.gated()) && t.Guard.held(t.At) {
+		result.Guard = string(t.Guard.Mode)
+		result.Missed = from != ""
+	}
 	line := t.line(ledger.Taken)
 	line.Outcome, line.Latency = string(outcome), latency
 	if err := errors.Join(t.Ledger.Put(line), t.obeyed()); err != nil {

@@ -48,6 +48,9 @@ type Limits struct {
 	// Attach is how long a new device may take until it can be bound: the
 	// kernel's own set-up of a whole bus is in it.
 	Attach time.Duration
+	// Caught is how long a device that the guard catches may take until it has
+	// the guard's driver.
+	Caught time.Duration
 	// Settle is how long another driver may take to bring up its device, so
 	// that its contents can be checked.
 	Settle time.Duration
@@ -60,7 +63,7 @@ type Limits struct {
 // DefaultLimits are generous: each is far beyond what a healthy machine needs.
 // nvme gives a controller up to two minutes to become ready.
 func DefaultLimits() Limits {
-	return Limits{Attach: 30 * time.Second, Settle: 150 * time.Second, Slow: 10 * time.Second, Load: 30 * time.Second}
+	return Limits{Attach: 30 * time.Second, Caught: 10 * time.Second, Settle: 150 * time.Second, Slow: 10 * time.Second, Load: 30 * time.Second}
 }
 
 // Arrival says how a device came before us.
@@ -84,6 +87,8 @@ type Request struct {
 	At time.Time
 	// Watch tells what the kernel says of the device meanwhile.
 	Watch Watch
+	// Guard is the guard that is armed.
+	Guard *Guarding
 	// Slow is called when a step takes longer than Limits.Slow.
 	Slow func(step string, since time.Duration)
 	// Hand is what a person asked for, for ByHand.
@@ -101,9 +106,9 @@ type Watch interface {
 	// Wake receives when something has happened to the device since the last
 	// receive.
 	Wake() <-chan struct{}
-	// Foreign gives the first driver other than wanted that was seen on the
+	// Foreign gives the first driver other than those known that was seen on the
 	// device since it was added, "" for none.
-	Foreign(wanted string) string
+	Foreign(known ...string) string
 	// Saw reports whether an event told that driver is bound.
 	Saw(driver string) bool
 }
@@ -112,9 +117,9 @@ type Watch interface {
 // clock.
 type blind struct{}
 
-func (blind) Wake() <-chan struct{} { return nil }
-func (blind) Foreign(string) string { return "" }
-func (blind) Saw(string) bool       { return true }
+func (blind) Wake() <-chan struct{}    { return nil }
+func (blind) Foreign(...string) string { return "" }
+func (blind) Saw(string) bool          { return true }
 
 func (r *Request) watch() Watch {
 	if r.Watch == nil {

@@ -67,8 +67,14 @@ func (t *taking) giveBack(ctx context.Context, entry ledger.Entry) Result {
 	if err := t.Ledger.Release(entry.Address, entry.Identity); err != nil {
 		return t.notReleased(entry, err)
 	}
+	before := bind.State(entry.Before)
+	if before.New {
+		// By its name: a dynamic ID of the guard's would match again.
+		before.Driver = t.natural(ctx)
+		before.New = before.Driver == ""
+	}
 	err = t.patiently("unbind from "+entry.Driver, func() error {
-		return bind.Restore(ctx, t.Device, entry.Driver, bind.State(entry.Before), t.lock.File())
+		return bind.Restore(ctx, t.Device, entry.Driver, before, t.lock.File())
 	})
 	switch {
 	case ctx.Err() != nil:

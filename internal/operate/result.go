@@ -39,6 +39,8 @@ type Result struct {
 	Slot    string        `json:"slot,omitempty"`       // the slot it sits in
 	Group   int           `json:"iommu_group"`          // its IOMMU group, or pci.NoGroup
 	Node    string        `json:"node,omitempty"`       // the node that a program opens
+	Guard   string        `json:"guard,omitempty"`      // the guard that was armed for it when it was plugged
+	Missed  bool          `json:"missed,omitempty"`     // another driver touched it although a guard was armed
 	Release bool          `json:"-"`                    // it was to be given back, not taken
 	Latency time.Duration `json:"latency_ns,omitempty"` // from the kernel's event to the usable node, for a hot-add
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vfio-hotplug/internal/bind"
+	"vfio-hotplug/internal/guard"
 	"vfio-hotplug/internal/ledger"
 	"vfio-hotplug/internal/pci"
 	"vfio-hotplug/policy"
@@ -56,7 +57,7 @@ func (t *taking) take(ctx context.Context) Result {
 	if err := t.decide(); err != nil {
 		return t.failure(ctx, err)
 	}
-	if t.decision.Verdict != policy.Bind && !t.halfDone() {
+	if t.decision.Verdict != policy.Bind && !t.halfDone() && !t.guarded() {
 		return t.left(t.decision.Reason, "")
 	}
 	waited, err := t.enter(ctx)
@@ -92,8 +93,10 @@ func (t *taking) locked(ctx context.Context) Result {
 		return t.failure(ctx, err)
 	}
 	if reason, remedy, unwanted := t.unwanted(); unwanted {
-		t.remember(now, "")
-		return t.giveUp(ctx, Result{Outcome: Left, Reason: reason, Remedy: remedy})
+		return t.unwantedNow(ctx, now, reason, remedy)
+	}
+	if t.prior == nil && t.Arrival == HotAdd && t.guarded() && t.Guard.held(t.At) {
+		return t.takeCaught(ctx)
 	}
 	if now == t.driver {
 		return t.already(ctx)
@@ -109,10 +112,82 @@ func (t *taking) locked(ctx context.Context) Result {
 	if c, refused := t.check(ctx, override); refused {
 		return t.refused(ctx, c)
 	}
-	if now == "" {
+	switch {
+	case now == "" && t.unread():
+		return t.readFirst(ctx)
+	case now == "":
 		return t.attach(ctx)
+	case now == guard.PCIStub:
+		return t.fromStub(ctx)
 	}
 	return t.takeFrom(ctx, now)
+}
+
+// unwantedNow ends with a device that is not to be taken: what an operation
+// that was cut short has left on it is put back, and what the guard keeps from
+// its driver is let through.
+func (t *taking) unwantedNow(ctx context.Context, now, reason, remedy string) Result {
+	t.remember(now, "")
+	if !t.dirty && t.guarded() {
+		return t.letThrough(ctx, reason, remedy)
+	}
+	return t.giveUp(ctx, Result{Outcome: Left, Reason: reason, Remedy: remedy})
+}
+
+// takeCaught takes a new device that the guard catches: the kernel gives it to
+// the wanted driver by itself, or to pci-stub. The override is written only
+// where that did not happen; before Linux 7.0 it would race with the kernel's
+// own match.
+func (t *taking) takeCaught(ctx context.Context) Result {
+	caught := t.caught()
+	natural := t.natural(ctx)
+	t.remember("", "")
+	if err := t.record(); err != nil {
+		return t.refused(ctx, veto("ledger", "", "%v", err))
+	}
+	t.back = bind.State{Driver: natural, New: natural == ""}
+	if caught != "" {
+		t.ours = caught
+	}
+	var now string
+	var err error
+	if caught != "" {
+		now, err = t.await(ctx, false)
+	}
+	if err != nil {
+		return t.failure(ctx, err)
+	}
+	if t.unread() {
+		if now, err = t.through(ctx, now, natural); err != nil {
+			return t.failure(ctx, err)
+		}
+		t.back, t.ours = bind.State{Driver: now}, t.driver
+	}
+	if c, refused := t.check(ctx, ""); refused {
+		return t.refused(ctx, c)
+	}
+	switch {
+	case now == t.driver:
+		return t.bound(ctx, "")
+	case now == "" && t.unread():
+		return t.readFirst(ctx)
+	case now == "":
+		return t.attach(ctx)
+	case now == guard.PCIStub:
+		return t.fromStub(ctx)
+	}
+	return t.takeFrom(ctx, now)
+}
+
+// through brings a caught device to its natural driver and gives the driver
+// that it has then.
+func (t *taking) through(ctx context.Context, now, natural string) (string, error) {
+	if caught := t.caught(); caught != "" && now == caught {
+		if err := t.give(ctx, natural, caught); err != nil {
+			return "", err
+		}
+	}
+	return t.await(ctx, t.Guard.gated())
 }
 
 // unwanted says why the device is not to be taken, whatever its state.

@@ -20,8 +20,12 @@ import (
 
 const program = "/usr/sbin/vfio-hotplug"
 
-// everyNVMe is the policy of most scenarios.
+// everyNVMe is the policy of most scenarios: every drive, and no guard, so that
+// both ends of the race are seen.
 const everyNVMe = `
+[guard]
+mode = "race"
+
 [[rule]]
 name  = "every drive"
 match = { class = "nvme" }
