@@ -37,7 +37,10 @@ A running daemon answers; without one, status looks itself, which needs root.`,
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), reply)
 			}
-			return printTable(cmd.OutOrStdout(), readNames(m, reply.Devices), reply.Devices)
+			if err := printTable(cmd.OutOrStdout(), readNames(m, reply.Devices), reply.Devices); err != nil {
+				return err
+			}
+			return printGuard(cmd.OutOrStdout(), reply.Guard)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -87,6 +90,19 @@ func printTable(w io.Writer, names names, devices []control.Device) error {
 			groupOf(d), orDash(d.Node), orDash(d.Rule), orDash(d.Outcome), latencyOf(d))
 	}
 	return t.Flush()
+}
+
+// printGuard says what keeps other drivers from a new drive.
+func printGuard(w io.Writer, g *control.Guard) error {
+	if g == nil {
+		return nil
+	}
+	text := fmt.Sprintf("\nguard %s: %s\n", g.Mode, g.Reason)
+	if g.Remedy != "" {
+		text += "for a stronger one: " + g.Remedy + "\n"
+	}
+	_, err := io.WriteString(w, text)
+	return err
 }
 
 func groupOf(d control.Device) string {

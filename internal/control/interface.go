@@ -54,6 +54,14 @@ type StatusRequest struct {
 type StatusReply struct {
 	Devices []Device `json:"devices"`
 	Faults  []string `json:"faults,omitempty"`
+	Guard   *Guard   `json:"guard,omitempty"`
+}
+
+// Guard is what keeps other drivers from a new device.
+type Guard struct {
+	Mode   string `json:"mode"`
+	Reason string `json:"reason"`
+	Remedy string `json:"remedy,omitempty"`
 }
 
 // BindRequest is what Bind takes.

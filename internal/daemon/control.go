@@ -31,6 +31,9 @@ func (d *Daemon) handleStatus(_ context.Context, c *control.Call) (any, error) {
 		return nil, err
 	}
 	reply := control.StatusReply{Devices: []control.Device{}, Faults: Faults(err)}
+	if c := d.chosen.Load(); c != nil {
+		reply.Guard = &control.Guard{Mode: string(c.Mode), Reason: c.Why, Remedy: c.Remedy}
+	}
 	for _, line := range lines {
 		if in.All || line.Named() {
 			reply.Devices = append(reply.Devices, Describe(line, d.last(line.Address)))

@@ -77,7 +77,8 @@ type Daemon struct {
 	Config
 	policy   atomic.Pointer[policy.Policy]
 	guarding atomic.Pointer[operate.Guarding]
-	again    chan struct{} // the guard is to be judged and armed again
+	chosen   atomic.Pointer[guard.Choice] // the guard, nil before it was chosen
+	again    chan struct{}                // the guard is to be judged and armed again
 
 	mu       sync.Mutex
 	lanes    map[pci.Address]*lane

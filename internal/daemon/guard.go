@@ -99,6 +99,7 @@ func (d *Daemon) arm(ctx context.Context) {
 		return
 	}
 	choice, fault := guard.Choose(machine, mode, ids)
+	d.chosen.Store(&choice)
 	want := guard.Wanted(choice, ids)
 	before := d.guarding.Load()
 	// From here on what either guard catches is ours to bring on.

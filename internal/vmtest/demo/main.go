@@ -89,7 +89,7 @@ func boot(ctx context.Context, out io.Writer, k vmtest.Kernel, dir string) (*vmt
 	fmt.Fprintf(out, "Booting a guest with Linux %s, an IOMMU and %d empty NVMe bays ...\n", k, vmtest.DefaultBays)
 	guest, err := vmtest.Start(ctx, vmtest.Config{
 		Kernel:  k,
-		Modules: []string{"nvme", "vfio-pci", "vfio_iommu_type1"},
+		Modules: []string{"pci-stub", "vfio-pci", "vfio_iommu_type1", "nvme"},
 		Files:   map[string]string{program: binary},
 	}, dir)
 	if err != nil {
@@ -137,7 +137,7 @@ func (s *show) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.log(ctx, "^READY=1$")
+	return s.log(ctx, "INFO +guard ")
 }
 
 // plug plugs a drive and waits until the daemon has told what became of it; %s
