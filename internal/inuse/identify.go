@@ -49,6 +49,10 @@ type statusError int
 
 func (e statusError) Error() string { return fmt.Sprintf("the controller answered status %#x", int(e)) }
 
+// mostNamespaces is more than any real controller has; the specification allows
+// one to list four thousand million.
+const mostNamespaces = 4096
+
 // activeNamespaces pages through the list of active namespaces: each command
 // gives those above a number, 1024 at most, and zeros after the last one.
 // Controllers older than NVMe 1.1 do not know it.
@@ -66,6 +70,9 @@ func activeNamespaces(submit func(*adminCommand) error) ([]uint32, error) {
 			}
 			if id <= last {
 				return nil, fmt.Errorf("its list of namespaces is not in order: %d after %d", id, last)
+			}
+			if len(all) == mostNamespaces {
+				return nil, fmt.Errorf("it lists more than %d namespaces", mostNamespaces)
 			}
 			all, last = append(all, id), id
 		}

@@ -55,7 +55,7 @@ func answer(active []uint32) func(*adminCommand) error {
 }
 
 func TestTheListOfNamespacesIsReadToItsEnd(t *testing.T) {
-	for _, length := range []int{0, 1, 1023, 1024, 1025, 2048, 3000} {
+	for _, length := range []int{0, 1, 1023, 1024, 1025, 2048, 3000, mostNamespaces} {
 		want := make([]uint32, length)
 		for i := range want {
 			want[i] = uint32(2*i + 1)
@@ -76,6 +76,20 @@ func TestAControllerThatRepeatsItselfIsAnError(t *testing.T) {
 	})
 	if err == nil || !strings.Contains(err.Error(), "1 after 1") {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestAListWithoutEndIsAnError(t *testing.T) {
+	asked := 0
+	_, err := activeNamespaces(func(c *adminCommand) error {
+		asked++
+		for at := uint32(0); at < identifySize/4; at++ {
+			binary.LittleEndian.PutUint32(c.data[4*at:], c.Namespace+at+1)
+		}
+		return nil
+	})
+	if err == nil || err.Error() != "it lists more than 4096 namespaces" || asked != 5 {
+		t.Errorf("asked %d times, error %v", asked, err)
 	}
 }
 
