@@ -19,7 +19,7 @@ func parseNumber(s string) (number, error) {
 	major, minor, _ := strings.Cut(s, ":")
 	a, err1 := strconv.ParseUint(major, 10, 32)
 	b, err2 := strconv.ParseUint(minor, 10, 32)
-	if err := errors.Join(err1, err2); err != nil {
+	if err1 != nil || err2 != nil {
 		return number{}, fmt.Errorf("%q is not a device number", s)
 	}
 	return number{uint32(a), uint32(b)}, nil

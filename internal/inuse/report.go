@@ -1,8 +1,11 @@
 package inuse
 
 import (
+	"cmp"
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Report is what a look has found.
@@ -120,13 +123,39 @@ func (r Report) Remedy() string {
 }
 
 func (r *Report) use(kind Kind, chain ...string) {
-	r.Uses = append(r.Uses, Use{Kind: kind, Chain: append([]string{}, chain...)})
+	use := Use{Kind: kind, Chain: make([]string, len(chain))}
+	for i, link := range chain {
+		use.Chain[i] = printable(link)
+	}
+	r.Uses = append(r.Uses, use)
 }
 
 func (r *Report) doubt(remedy, format string, a ...any) {
-	r.Doubts = append(r.Doubts, Doubt{Text: fmt.Sprintf(format, a...), Remedy: remedy})
+	r.Doubts = append(r.Doubts, Doubt{Text: oneLine(fmt.Sprintf(format, a...)), Remedy: remedy})
 }
 
 func (r *Report) unchecked(format string, a ...any) {
-	r.Unchecked = append(r.Unchecked, fmt.Sprintf(format, a...))
+	r.Unchecked = append(r.Unchecked, oneLine(fmt.Sprintf(format, a...)))
+}
+
+// printable gives a name as it is, quoted if a terminal or a log could take it
+// for more than a name: a mount point may contain line feeds.
+func printable(name string) string {
+	if strings.ContainsFunc(name, unicode.IsControl) {
+		return strconv.Quote(name)
+	}
+	return name
+}
+
+// oneLine makes one line of a text that may have several.
+func oneLine(text string) string {
+	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
+// both joins two errors in one line.
+func both(a, b error) error {
+	if a == nil || b == nil {
+		return cmp.Or(a, b)
+	}
+	return fmt.Errorf("%w; %w", a, b)
 }
