@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"syscall"
@@ -214,7 +215,7 @@ func TestEveryVetoSaysWhy(t *testing.T) {
 		}, forIdle, "nvme0n1 cannot be opened: open MACHINE/dev/nvme0n1: input/output error", "dmesg"},
 		{"no table of mounts", func(m *machine) {
 			m.namespace(1, blank)
-			m.remove("proc/1")
+			m.remove("proc/1/mountinfo")
 		}, forIdle, "what is mounted cannot be read: open MACHINE/proc/1/mountinfo: no such file or directory", "CAP_SYS_PTRACE"},
 		{"no table of swaps", func(m *machine) {
 			m.namespace(1, blank)
@@ -244,10 +245,10 @@ func TestEveryVetoSaysWhy(t *testing.T) {
 func (m *machine) multipath(id int) {
 	path := "nvme5c0n1"
 	m.active(uint32(id))
-	m.file("sys/"+home+"/nvme/nvme0/"+path+"/nsid", "1\n")
+	m.file("sys/"+home+"/nvme/nvme0/"+path+"/nsid", fmt.Sprintln(id))
 	m.file("sys/"+home+"/nvme/nvme0/"+path+"/hidden", "1\n")
 	m.block("devices/virtual/nvme-subsystem/nvme-subsys5/nvme5n1", blank)
-	m.file("sys/devices/virtual/nvme-subsystem/nvme-subsys5/nvme5n1/nsid", "1\n")
+	m.file("sys/devices/virtual/nvme-subsystem/nvme-subsys5/nvme5n1/nsid", fmt.Sprintln(id))
 }
 
 func TestAMultipathNamespaceIsHeldByItsHead(t *testing.T) {

@@ -92,6 +92,25 @@ func TestNoFaultMakesAUsedDeviceLookFree(t *testing.T) {
 			m.linkTo("fs/btrfs/0123/devices/nvme0n1", home+"/nvme/nvme0/nvme0n1")
 		}},
 		{"a namespace not scanned", "nvme", func(m *machine) { m.namespace(1, blank); m.active(2) }},
+		{"a namespace that a program has open", "nvme", func(m *machine) {
+			m.holds(123, "postgres", m.path("dev/"+m.namespace(1, blank)))
+		}},
+		{"a partition that a program has open", "nvme", func(m *machine) {
+			m.namespace(1, blank)
+			m.holds(123, "postgres", m.path("dev/"+m.partition("nvme0n1", 2)))
+		}},
+		{"a controller that a program has open", "nvme", func(m *machine) { m.holds(123, "nvme", m.path("dev/nvme0")) }},
+		{"a generic node that a program has open", "nvme", func(m *machine) {
+			m.namespace(1, blank)
+			m.holds(123, "xnvme", m.generic("ng0n1"))
+		}},
+		{"a generic node of a disk that a program has open", "mpt3sas", func(m *machine) {
+			m.remove("sys/" + home + "/nvme")
+			m.block(home+"/host0/target0:0:0/0:0:0:0/block/sda", blank)
+			m.node("host0/target0:0:0/0:0:0:0/scsi_generic/sg0", "21:0")
+			m.holds(123, "sg_dd", m.path("dev/sg0"))
+		}},
+		{"an adapter without disks", "mpt3sas", func(m *machine) { m.remove("sys/" + home + "/nvme") }},
 		{"a network card", "e1000e", func(m *machine) {
 			m.remove("sys/" + home + "/nvme")
 			m.network("net/eth0", "0x1003")

@@ -8,21 +8,10 @@ import (
 	"path"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 )
 
-// Process is a process that holds something open.
-type Process struct {
-	PID     int
-	Command string // its name, "" if it could not be read
-}
-
-// String names the process, such as "qemu-system-x86 (process 123)".
-func (p Process) String() string { return fmt.Sprintf("%s (process %d)", p.Command, p.PID) }
-
-// Holders gives the processes that hold a node open, in order of their
-// directories in procfs. The node itself is not opened. With no holder found
+// Holders gives the processes that hold a node open, in order. The node itself is not opened. With no holder found
 // among processes that may be looked into, others there may be: that is an
 // error which unwraps to fs.ErrPermission.
 //
@@ -33,23 +22,18 @@ func Holders(proc, node string) ([]Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	entries, err := os.ReadDir(proc)
+	pids, err := processes(proc)
 	if err != nil {
 		return nil, err
 	}
 	var holders []Process
 	closed := 0
-	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil {
-			continue
-		}
-		dir := filepath.Join(proc, entry.Name())
-		open, err := hasOpen(filepath.Join(dir, "fd"), want)
+	for _, pid := range pids {
+		open, err := hasOpen(filepath.Join(proc, strconv.Itoa(pid), "fd"), want)
 		switch {
 		case open:
-			command, _ := os.ReadFile(filepath.Join(dir, "comm"))
-			holders = append(holders, Process{pid, strings.TrimSpace(string(command))})
+			p, _ := readProcess(proc, pid)
+			holders = append(holders, p)
 		case errors.Is(err, fs.ErrPermission):
 			closed++
 		}

@@ -1,10 +1,21 @@
 // Package inuse finds out who uses a device: for a drive, the chain from its
-// namespaces to mounts, swap and the block devices built on them; for others,
-// their network interfaces and block devices; for one that user space has, the
-// programs that hold its node open. It reads, and writes nothing.
+// namespaces to mounts, swap, the block devices built on them and the programs
+// that have a node of it open; for others, their network interfaces, block
+// devices and nodes; for one that user space has, the programs that hold its
+// node open. It reads, and writes nothing.
 //
 // Every finder may veto. What could not be checked although it must be is a
 // veto too: a drive is free only if that was shown.
+//
+// What is not seen so far:
+//   - openers inside the kernel that neither claim a drive nor are processes: a
+//     loop device on its node, and exports by nvmet and LIO;
+//   - what fstab, crypttab or the kernel's command line names and nobody uses yet;
+//   - the disks that a host adapter has yet to find beside those it has found;
+//   - a program without a descriptor to show: it mapped the node and closed it,
+//     registered it with io_uring, has it under way in a socket, or opened it in
+//     a thread that shares no descriptors with the first;
+//   - a program that opens the drive after the look, without claiming it.
 package inuse
 
 import (
@@ -46,7 +57,8 @@ type How struct {
 }
 
 // NotSettledError says that the driver is still bringing the device up, so
-// that what is on it cannot be seen yet. The caller looks again when the kernel
+// that what is on it cannot be seen yet, or that udev or the like is looking at
+// it just now. The caller looks again when the kernel
 // says something of the device or its block devices, and gives up in the end: a
 // namespace that never appears was never checked.
 type NotSettledError struct {
@@ -63,8 +75,9 @@ func (e *NotSettledError) Error() string { return e.Reason }
 // of each. That can wait for a sick drive: after a minute, or when ctx ends,
 // Look returns without it.
 //
-// It needs CAP_SYS_ADMIN for the list of namespaces and CAP_SYS_PTRACE for
-// process 1's mounts.
+// It needs CAP_SYS_ADMIN for the list of namespaces, and CAP_SYS_PTRACE and
+// CAP_DAC_READ_SEARCH for process 1's mounts and what all processes have open.
+// It must run where all of them are to be seen, in the first PID namespace.
 //
 // Of a device that has gone, or whose address another one has, it says so: the
 // error is Gone or ErrReplaced (package sysfs).
@@ -112,7 +125,11 @@ type look struct {
 	dir    sysfs.Dir // the device's
 	facts  pci.Device
 	report Report
-	step   atomic.Pointer[string] // what it is doing, for whoever waits
+
+	characters []character
+	visits     []string // of programs that look at the device and go
+
+	step atomic.Pointer[string] // what it is doing, for whoever waits
 }
 
 func (l *look) doing(format string, a ...any) {
@@ -169,27 +186,28 @@ func (l *look) disks(ctx context.Context, disks []disk) (*Hold, error) {
 			return hold, err
 		}
 	}
-	if len(disks) == 0 {
-		l.report.blank = l.Blank && l.facts.Driver == "nvme" // which said that there are no namespaces
+	if len(disks)+len(l.characters) == 0 {
 		return hold, nil
 	}
-	l.doing("the look for mounts and swap")
 	users := l.users()
+	for _, c := range l.characters {
+		l.openUses(users, device{character: true, number: c.number}, []string{c.name})
+	}
 	for i, d := range disks {
-		before := len(l.report.Uses)
+		before := len(l.report.Uses) + len(l.visits)
 		if err := l.diskUses(users, d); err != nil {
 			return hold, err
 		}
-		if busy[i] && len(l.report.Uses) == before {
+		if busy[i] && len(l.report.Uses)+len(l.visits) == before {
 			l.report.use(Claim, d.name, "claimed, but nothing shows by whom")
 		}
 	}
-	if !l.Blank || l.report.Veto() {
-		return hold, nil
+	if err := l.settled(); err != nil || !l.Blank || l.report.Veto() {
+		return hold, err
 	}
 	for i, d := range disks {
 		l.signature(ctx, d, hold.files[i])
 	}
-	l.report.blank = true
+	l.report.blank = len(disks) > 0 || l.facts.Driver == "nvme" // which says that it has no namespaces
 	return hold, nil
 }

@@ -64,7 +64,7 @@ type machine struct {
 // newMachine has an NVMe drive without namespaces, on nvme.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	m := &machine{t: t, dir: t.TempDir(), nodes: &madeNodes{numbers: map[string]number{}, faults: map[string]error{}, active: map[string][]uint32{}}}
+	m := &machine{t: t, dir: t.TempDir(), nodes: &madeNodes{numbers: map[string]number{}, character: map[string]bool{}, faults: map[string]error{}, active: map[string][]uint32{}}}
 	m.mkdir("sys/" + home)
 	m.linkTo("bus/pci/devices/"+drive.String(), home)
 	m.mkdir("sys/class/block")
@@ -73,6 +73,13 @@ func newMachine(t *testing.T) *machine {
 	m.file("proc/swaps", "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n")
 	m.controller("nvme0")
 	return m
+}
+
+// passable lets everybody reach what is below the machine's directory.
+func (m *machine) passable() {
+	m.t.Helper()
+	must(m.t, os.Chmod(m.dir, 0o755))
+	must(m.t, os.Chmod(filepath.Dir(m.dir), 0o755))
 }
 
 func (m *machine) path(name string) string { return filepath.Join(m.dir, name) }
@@ -112,6 +119,7 @@ func (m *machine) controller(name string) {
 	m.file(dir+"/state", "live\n")
 	m.file(dir+"/dev", "240:0\n")
 	m.nodes.numbers[m.path("dev/"+name)] = number{240, 0}
+	m.nodes.character[m.path("dev/"+name)] = true
 	m.nodes.active[m.path("dev/"+name)] = nil
 }
 
@@ -184,11 +192,19 @@ func (m *machine) mount(block, point string) {
 	m.add("proc/1/mountinfo", fmt.Sprintf("99 21 %s /sub %s rw shared:1 master:2 - ext4 /dev/%s rw\n", n, point, block))
 }
 
-// holds makes a process that holds a node open.
-func (m *machine) holds(pid int, command, node string) {
+// holds makes a process that holds nodes open.
+func (m *machine) holds(pid int, command string, nodes ...string) {
+	m.t.Helper()
+	m.process(pid, command, 1)
+	for i, node := range nodes {
+		m.link(fmt.Sprintf("proc/%d/fd/%d", pid, 7+i), node)
+	}
+}
+
+func (m *machine) process(pid int, command string, parent int) {
 	m.t.Helper()
 	m.file(fmt.Sprintf("proc/%d/comm", pid), command+"\n")
-	m.link(fmt.Sprintf("proc/%d/fd/7", pid), node)
+	m.file(fmt.Sprintf("proc/%d/stat", pid), fmt.Sprintf("%d (%s) S %d 7 7 0 -1\n", pid, command, parent))
 }
 
 // finder looks at the machine, and at the device.
@@ -218,12 +234,13 @@ func (m *machine) look(driver string, class pci.Class, how How) (Report, *Hold, 
 // madeNodes are regular files that stand for nodes. The numbers are those of
 // the nodes, which the files do not have.
 type madeNodes struct {
-	numbers map[string]number
-	faults  map[string]error // of an open
-	active  map[string][]uint32
-	opened  []*os.File
-	shared  bool // somebody opened without a claim
-	block   chan struct{}
+	numbers   map[string]number
+	character map[string]bool
+	faults    map[string]error // of an open, or of a look at a descriptor
+	active    map[string][]uint32
+	opened    []*os.File
+	shared    bool // somebody opened without a claim
+	block     chan struct{}
 }
 
 func (n *madeNodes) open(path string, want number, exclusive bool) (*os.File, error) {
@@ -250,6 +267,18 @@ func (n *madeNodes) number(path string) (number, error) {
 		return at, nil
 	}
 	return number{}, &fs.PathError{Op: "stat", Path: path, Err: fs.ErrNotExist}
+}
+
+func (n *madeNodes) behind(descriptor string) (device, bool, error) {
+	if err := n.faults[descriptor]; err != nil {
+		return device{}, false, &fs.PathError{Op: "stat", Path: descriptor, Err: err}
+	}
+	path, err := os.Readlink(descriptor)
+	if err != nil {
+		return device{}, false, err
+	}
+	at, ok := n.numbers[path]
+	return device{n.character[path], at}, ok, nil
 }
 
 func (n *madeNodes) namespaces(path string, want number) ([]uint32, error) {

@@ -32,6 +32,11 @@ func (l *look) namespaces() ([]disk, error) {
 		}
 		disks = append(disks, found...)
 	}
+	for _, d := range disks {
+		if err := l.generic(d); err != nil {
+			return nil, fmt.Errorf("find the generic device of %s: %w", d.name, err)
+		}
+	}
 	return disks, nil
 }
 
@@ -79,6 +84,7 @@ func (l *look) active(dir sysfs.Dir, name string) ([]uint32, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the number of %s: %w", name, err)
 	}
+	l.characters = append(l.characters, character{name, want})
 	l.doing("asking %s for its namespaces", name)
 	active, err := l.nodes.namespaces(l.dev+"/"+name, want)
 	switch {
@@ -159,8 +165,12 @@ func (l *look) namespace(controller sysfs.Dir, name string) (uint32, disk, error
 		return id, disk{}, err
 	}
 	defer head.Close()
-	if same, err := namespaceID(head); err != nil || same != id {
-		return id, disk{}, errors.Join(err, fs.ErrNotExist)
+	same, err := namespaceID(head)
+	if err == nil && same != id { // it has become another's
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return id, disk{}, err
 	}
 	d, err := readDisk(head, name)
 	return id, d, err

@@ -18,6 +18,8 @@ type nodes interface {
 	open(path string, want number, exclusive bool) (*os.File, error)
 	// number gives the device that a block device's node stands for.
 	number(path string) (number, error)
+	// behind gives the device that a descriptor in procfs leads to, if it is one.
+	behind(descriptor string) (device, bool, error)
 	// namespaces asks an NVMe controller for its active namespaces, in order.
 	namespaces(path string, want number) ([]uint32, error)
 }
@@ -45,6 +47,30 @@ func (kernelNodes) number(path string) (number, error) {
 		return number{}, &fs.PathError{Op: "stat", Path: path, Err: unix.ENOTBLK}
 	}
 	return numberOf(stat), nil
+}
+
+// behind does not ask a file server, which may be dead: what kind of file it is
+// was known when it was opened, and never changes.
+func (kernelNodes) behind(descriptor string) (device, bool, error) {
+	var stat unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, descriptor, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &stat)
+	if errors.Is(err, unix.EACCES) && onPrivateFUSE(descriptor) {
+		return device{}, false, nil
+	}
+	if err != nil {
+		return device{}, false, &fs.PathError{Op: "stat", Path: descriptor, Err: err}
+	}
+	kind := stat.Mode & unix.S_IFMT
+	d := device{character: kind == unix.S_IFCHR, number: number{stat.Rdev_major, stat.Rdev_minor}}
+	return d, kind == unix.S_IFCHR || kind == unix.S_IFBLK, nil
+}
+
+// onPrivateFUSE reports whether a file is on a file system that a user made for
+// himself alone. It refuses root too, and nodes on it are never devices
+// (fs/fuse/dir.c, fuse_allow_current_process; fusermount mounts nodev).
+func onPrivateFUSE(file string) bool {
+	var stat unix.Statfs_t
+	return unix.Statfs(file, &stat) == nil && stat.Type == unix.FUSE_SUPER_MAGIC
 }
 
 func (kernelNodes) namespaces(path string, want number) ([]uint32, error) {
@@ -114,14 +140,14 @@ func (h *Hold) Close() error {
 	if h == nil {
 		return nil
 	}
-	var faults []error
+	var err error
 	for _, file := range h.files {
 		if file != nil {
-			faults = append(faults, file.Close())
+			err = both(err, file.Close())
 		}
 	}
 	h.files = nil
-	return errors.Join(faults...)
+	return err
 }
 
 // hold opens a disk and adds it to h. busy says that somebody else has claimed

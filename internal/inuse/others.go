@@ -32,6 +32,7 @@ func (l *look) others() ([]disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look at what is below the device: %w", err)
 	}
+	l.characters = found.characters
 	l.expect(found)
 	for _, net := range found.nets {
 		if err := l.network(net); err != nil {
@@ -161,9 +162,11 @@ func (l *look) userSpace() (bool, error) {
 // SAS disk behind two expanders is at 11.
 const deepestDevice = 16
 
-// children are what was found below a device, as paths from it.
+// children are what was found below a device: disks and network interfaces as
+// paths from it, and the other devices that have a node.
 type children struct {
 	disks, nets []string
+	characters  []character
 }
 
 // below walks the devices below a directory, and knows a disk and a network
@@ -214,7 +217,11 @@ func (c *children) add(dir sysfs.Dir, name string, depth int) error {
 	if err != nil && !sysfs.Gone(err) {
 		return err
 	}
+	if err := c.addCharacter(dir, name); err != nil {
+		return err
+	}
 	more, err := below(dir, depth-1)
+	c.characters = append(c.characters, more.characters...)
 	for _, disk := range more.disks {
 		c.disks = append(c.disks, name+"/"+disk)
 	}
@@ -222,4 +229,20 @@ func (c *children) add(dir sysfs.Dir, name string, depth int) error {
 		c.nets = append(c.nets, name+"/"+net)
 	}
 	return err
+}
+
+func (c *children) addCharacter(dir sysfs.Dir, name string) error {
+	text, err := attribute(dir, "dev")
+	if sysfs.Gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	n, err := parseNumber(text)
+	if err != nil {
+		return fmt.Errorf("read the number of %s: %w", name, err)
+	}
+	c.characters = append(c.characters, character{name, n})
+	return nil
 }

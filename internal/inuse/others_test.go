@@ -30,6 +30,15 @@ func (m *machine) network(where, flags string) {
 	m.linkTo(home+"/"+where+"/subsystem", "class/net")
 }
 
+// node makes a character device below the device.
+func (m *machine) node(where, number string) {
+	m.file("sys/"+home+"/"+where+"/dev", number+"\n")
+	node := m.path("dev/" + filepath.Base(where))
+	n, err := parseNumber(number)
+	must(m.t, err)
+	m.nodes.numbers[node], m.nodes.character[node] = n, true
+}
+
 func TestOtherDevices(t *testing.T) {
 	const disk = home + "/host0/target0:0:0/0:0:0:0/block/sda"
 	for _, c := range []struct {
@@ -89,6 +98,15 @@ func TestOtherDevices(t *testing.T) {
 			"no use found; not checked: who uses a device of class 0x030000 on nouveau"},
 		{"the same, to be blank", "nouveau", gpu, func(m *machine) {}, forBlank, true,
 			"nothing can be checked of a device of class 0x030000 on nouveau"},
+		{"a graphics card that a program draws on", "nouveau", gpu, func(m *machine) {
+			m.node("drm/card0", "226:0")
+			m.holds(123, "Xorg", m.path("dev/card0"))
+		}, forIdle, true, "card0 → Xorg (process 123); not checked: who uses a device of class 0x030000 on nouveau"},
+		{"a disk of a host adapter, by its generic node", "mpt3sas", hba, func(m *machine) {
+			m.block(disk, blank)
+			m.node("host0/target0:0:0/0:0:0:0/scsi_generic/sg0", "21:0")
+			m.holds(123, "sg_dd", m.path("dev/sg0"))
+		}, forIdle, true, "sg0 → sg_dd (process 123)"},
 		{"a device that waits in pci-stub", "pci-stub", pci.NVMe, func(m *machine) {}, forIdle, false, "no use found; not checked: no driver has read it"},
 		{"a device without a driver", "", pci.NVMe, func(m *machine) {}, forIdle, false, "no use found; not checked: no driver has read it"},
 		{"on vfio, its group open", "vfio-pci", pci.NVMe, func(m *machine) {
@@ -153,6 +171,7 @@ func TestHoldersAreFoundByTheFileAndNotByItsPath(t *testing.T) {
 
 func TestHoldersThatMayHideAreAnError(t *testing.T) {
 	m := bare(t)
+	m.passable()
 	m.file("dev/uio0", "")
 	m.holds(10, "plain", m.path("dev/uio1"))
 	must(t, os.RemoveAll(m.path("proc/10/fd")))
@@ -160,7 +179,8 @@ func TestHoldersThatMayHideAreAnError(t *testing.T) {
 	must(t, os.MkdirAll(m.path("dev/closed"), 0))
 	defer os.Chmod(m.path("dev/closed"), 0o755)
 	unprivileged(func() {
-		if _, err := Holders(m.path("proc"), m.path("dev/uio0")); !errors.Is(err, fs.ErrPermission) {
+		_, err := Holders(m.path("proc"), m.path("dev/uio0"))
+		if !errors.Is(err, fs.ErrPermission) || err.Error() != "look into 1 processes: permission denied" {
 			t.Errorf("error %v, want permission denied", err)
 		}
 	})

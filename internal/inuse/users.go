@@ -13,16 +13,20 @@ import (
 	"vfio-hotplug/internal/sysfs"
 )
 
-// users says which block devices are mounted or swapped to, by number.
+// users says which block devices are mounted or swapped to, and what programs
+// have open.
 type users struct {
 	mounts map[number][]string // mount points
 	swaps  map[number]bool
+	opens  opens
+	self   int // our own process
 }
 
-// users reads who uses block devices directly. What cannot be read is noted as
-// a doubt.
+// users reads who uses devices directly. What cannot be read is noted as a
+// doubt.
 func (l *look) users() users {
-	u := users{mounts: map[number][]string{}, swaps: map[number]bool{}}
+	u := users{mounts: map[number][]string{}, swaps: map[number]bool{}, opens: l.opens(), self: self(l.proc)}
+	l.doing("the look for mounts and swap")
 	// Process 1's, because a service may see less than the machine has.
 	table, err := os.ReadFile(filepath.Join(l.proc, "1/mountinfo"))
 	if err != nil {
@@ -90,7 +94,7 @@ func (l *look) addBtrfs(u users) {
 	ids, err := list(l.sys, "fs/btrfs")
 	for _, id := range ids {
 		members, fault := l.btrfsMembers(id)
-		err = errors.Join(err, fault)
+		err = both(err, fault)
 		var points []string
 		for _, n := range members {
 			points = append(points, u.mounts[n]...)
@@ -116,7 +120,7 @@ func (l *look) btrfsMembers(id string) ([]number, error) {
 		case fault == nil:
 			members = append(members, n)
 		case !sysfs.Gone(fault):
-			err = errors.Join(err, fault)
+			err = both(err, fault)
 		}
 	}
 	return members, err
@@ -154,7 +158,7 @@ func (l *look) diskUses(u users, d disk) error {
 	parts, err := l.partitions(d.name)
 	for _, p := range parts {
 		// Its name says which disk it is of.
-		err = errors.Join(err, l.blockUses(u, p.name, p.number, []string{p.name}))
+		err = both(err, l.blockUses(u, p.name, p.number, []string{p.name}))
 	}
 	if err != nil {
 		return fmt.Errorf("look for what is built on %s: %w", d.name, err)
@@ -174,6 +178,7 @@ func (l *look) blockUses(u users, name string, n number, chain []string) error {
 	if u.swaps[n] {
 		l.report.use(Swap, append(chain, "swap")...)
 	}
+	l.openUses(u, device{number: n}, chain)
 	return l.holders(u, name, chain)
 }
 
@@ -202,7 +207,7 @@ func (l *look) holders(u users, name string, chain []string) error {
 			err = l.blockUses(u, holder, n, way)
 		}
 		parts, err2 := l.partitions(holder)
-		if err := errors.Join(err, err2); err != nil {
+		if err := both(err, err2); err != nil {
 			return err
 		}
 		for _, p := range parts {
