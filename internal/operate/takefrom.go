@@ -25,11 +25,11 @@ func (t *taking) takeFrom(ctx context.Context, from string) Result {
 		}
 	}
 	hold, c, err := t.holdUnused(ctx, from)
-	defer hold.Close()
-	switch {
-	case err != nil:
+	if err != nil {
 		return t.failure(ctx, err)
-	case c.Veto:
+	}
+	defer hold.Close()
+	if c.Veto {
 		return t.refused(ctx, c)
 	}
 	if result, changed := t.reconsider(ctx); changed {
@@ -63,10 +63,10 @@ func (t *taking) holdUnused(ctx context.Context, from string) (*inuse.Hold, Chec
 		var unsettled *inuse.NotSettledError
 		switch {
 		case t.vanished():
-			return hold, Check{}, bind.ErrGone
+			return nil, Check{}, errors.Join(bind.ErrGone, hold.Close())
 		case errors.As(err, &unsettled):
 		case err != nil:
-			return hold, Check{}, err
+			return nil, Check{}, err
 		case report.Veto():
 			return hold, veto(name, report.Remedy(), "%s", report), nil
 		default:
@@ -77,7 +77,7 @@ func (t *taking) holdUnused(ctx context.Context, from string) (*inuse.Hold, Chec
 		case <-time.After(pause):
 		case <-giveUp.C:
 			return nil, veto(name, "look at the drive: nvme list; dmesg",
-				"%s has not brought it up in %v, so it cannot be checked: %v", from, t.Limit.Settle, err), nil
+				"it could not be checked in %v: %v", t.Limit.Settle, err), nil
 		case <-ctx.Done():
 			return nil, Check{}, ctx.Err()
 		}

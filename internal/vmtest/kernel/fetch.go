@@ -109,7 +109,7 @@ func debianSource(suite string) (apt.Source, error) {
 			return main.Suite(suite, keyring), nil
 		}
 	}
-	return apt.Source{}, errors.New("Debian's archive keys are not there: apt-get install debian-archive-keyring")
+	return apt.Source{}, errors.New("the archive keys of Debian are not there: apt-get install debian-archive-keyring")
 }
 
 // layout finds the image and the modules in unpacked packages, with paths
