@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"time"
 
@@ -96,7 +97,9 @@ func runDaemon(cmd *cobra.Command, m *machine, debug bool) error {
 // disarmUnlessService takes the guard back where nobody else does: under
 // systemd a unit of its own does it at a real stop, and a restart keeps it.
 func disarmUnlessService(operator *operate.Operator, g *guard.Guard) error {
-	if os.Getenv("INVOCATION_ID") != "" {
+	// Set by systemd to the process that it started; a child may inherit it
+	// (systemd.exec(5)).
+	if os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid()) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -27,7 +28,9 @@ func newDisarmCommand(m *machine) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return disarm(cmd.Context(), operator, g)
+			ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
+			defer cancel()
+			return disarm(ctx, operator, g)
 		},
 	}
 }

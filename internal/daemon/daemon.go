@@ -40,6 +40,7 @@ type Operator interface {
 	Recorded() ([]pci.Address, error)
 	Survey(p *policy.Policy) ([]operate.Line, error)
 	Shield([]pci.Pattern) (unshield func() error, err error)
+	Unshield() error
 	LoadDriver(ctx context.Context, driver string) error
 	Unblock(idle []pci.Address) error
 }

@@ -60,6 +60,9 @@ func (d *Daemon) recallGuard() guard.Want {
 	if d.Guard == nil {
 		return guard.Want{}
 	}
+	if err := d.Operator.Unshield(); err != nil {
+		d.Log.Error("clear what an arming has left: "+strings.ReplaceAll(err.Error(), "\n", "; "), journal.MessageGuard.Attr())
+	}
 	armed, err := d.Guard.Armed()
 	if err != nil {
 		d.Log.Error(err.Error(), journal.MessageGuard.Attr())

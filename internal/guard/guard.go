@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"vfio-hotplug/internal/pci"
 	"vfio-hotplug/internal/sysfs"
@@ -64,6 +68,11 @@ func Wanted(c Choice, ids []ID) Want {
 func (g *Guard) Arm(ctx context.Context, want Want) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	lock, err := g.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	r, err := g.current(ctx)
 	if err != nil {
 		return err
@@ -86,6 +95,30 @@ func (g *Guard) Arm(ctx context.Context, want Want) error {
 		faults = append(faults, g.open(&r))
 	}
 	return errors.Join(faults...)
+}
+
+// lock keeps other processes from arming and disarming; it waits for them
+// until ctx ends. The kernel drops it when its file is closed, however that
+// comes about.
+func (g *Guard) lock(ctx context.Context) (*os.File, error) {
+	f, err := os.OpenFile(g.file+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the guard: %w", err)
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if err != unix.EWOULDBLOCK {
+			return nil, fmt.Errorf("lock the guard: %w", errors.Join(err, f.Close()))
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("lock the guard: another process is at it: %w", errors.Join(ctx.Err(), f.Close()))
+		}
+	}
 }
 
 // Disarm takes back everything that the record says we added. Devices that are

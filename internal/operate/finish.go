@@ -138,6 +138,10 @@ func (t *taking) refused(ctx context.Context, c Check) Result {
 // is told, and the ledger keeps it for the next try.
 func (t *taking) giveUp(ctx context.Context, result Result) Result {
 	if t.dirty {
+		if t.caughtNew {
+			natural := t.natural(ctx)
+			t.back = bind.State{Driver: natural, New: natural == ""}
+		}
 		err := t.patiently("put back", func() error {
 			return bind.Restore(ctx, t.Device, t.ours, t.back, t.lock.File())
 		})

@@ -80,6 +80,36 @@ func (o *Operator) shield(a pci.Address, patterns []pci.Pattern) (*sysfs.Device,
 	return nil, nil, errors.Join(d.Close(), lock.Unlock(), unlessGone(err))
 }
 
+// Unshield clears what a daemon that was killed while it armed has left.
+func (o *Operator) Unshield() error {
+	addresses, err := o.FS.Devices()
+	if err != nil {
+		return err
+	}
+	var faults []error
+	for _, a := range addresses {
+		faults = append(faults, o.unshield(a))
+	}
+	return errors.Join(faults...)
+}
+
+func (o *Operator) unshield(a pci.Address) error {
+	d, err := o.FS.Open(a)
+	if err != nil {
+		return unlessGone(err)
+	}
+	defer d.Close()
+	// One with a driver never bore it, and reading it might wait for a probe.
+	if driver, err := d.Driver(); err != nil || driver != "" {
+		return unlessGone(err)
+	}
+	override, err := d.Override()
+	if err != nil || override != nobody {
+		return unlessGone(err)
+	}
+	return unlessGone(d.SetOverride(""))
+}
+
 func unlessGone(err error) error {
 	if sysfs.Gone(err) || errors.Is(err, sysfs.ErrReplaced) {
 		return nil

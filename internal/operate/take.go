@@ -41,6 +41,9 @@ type taking struct {
 	origin bind.State
 	// dirty says that something of ours may stand on the device.
 	dirty bool
+	// caughtNew says that back is the driver that the device would have had
+	// without the guard: looked up only when it is needed.
+	caughtNew bool
 }
 
 // told completes a result with what every result tells.
@@ -140,12 +143,11 @@ func (t *taking) unwantedNow(ctx context.Context, now, reason, remedy string) Re
 // own match.
 func (t *taking) takeCaught(ctx context.Context) Result {
 	caught := t.caught()
-	natural := t.natural(ctx)
 	t.remember("", "")
 	if err := t.record(); err != nil {
 		return t.refused(ctx, veto("ledger", "", "%v", err))
 	}
-	t.back = bind.State{Driver: natural, New: natural == ""}
+	t.caughtNew = true
 	if caught != "" {
 		t.ours = caught
 	}
@@ -158,10 +160,10 @@ func (t *taking) takeCaught(ctx context.Context) Result {
 		return t.failure(ctx, err)
 	}
 	if t.unread() {
-		if now, err = t.through(ctx, now, natural); err != nil {
+		if now, err = t.through(ctx, now); err != nil {
 			return t.failure(ctx, err)
 		}
-		t.back, t.ours = bind.State{Driver: now}, t.driver
+		t.back, t.ours, t.caughtNew = bind.State{Driver: now}, t.driver, false
 	}
 	if c, refused := t.check(ctx, ""); refused {
 		return t.refused(ctx, c)
@@ -181,9 +183,9 @@ func (t *taking) takeCaught(ctx context.Context) Result {
 
 // through brings a caught device to its natural driver and gives the driver
 // that it has then.
-func (t *taking) through(ctx context.Context, now, natural string) (string, error) {
+func (t *taking) through(ctx context.Context, now string) (string, error) {
 	if caught := t.caught(); caught != "" && now == caught {
-		if err := t.give(ctx, natural, caught); err != nil {
+		if err := t.give(ctx, t.natural(ctx), caught); err != nil {
 			return "", err
 		}
 	}
