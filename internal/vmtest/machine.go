@@ -61,8 +61,21 @@ func (c Config) cmdline(extra string) string {
 	if c.NoIOMMU {
 		iommu = "intel_iommu=off"
 	}
-	// The self-tests of the ciphers cost an emulated processor half a second.
-	return strings.Join(strings.Fields("console=ttyS0 panic=-1 cryptomgr.notests "+iommu+" "+c.Cmdline+" "+extra), " ")
+	return strings.Join(strings.Fields("console=ttyS0 panic=-1 "+emulated()+" "+iommu+" "+c.Cmdline+" "+extra), " ")
+}
+
+// emulated is what the kernel has to know on a processor that QEMU emulates,
+// on a machine that has other things to do besides.
+func emulated() string {
+	if kvm() {
+		return ""
+	}
+	return strings.Join([]string{
+		"cryptomgr.notests", // tests of ciphers, half a second
+		"no_timer_check",    // or a moment without us is a timer that does not work: a panic
+		"tsc=reliable",      // or it is a clock that is not: the slow one is taken then
+		"maxcpus=1",         // the agent switches the other on: see wakeProcessors there
+	}, " ")
 }
 
 func port(bay int) string { return "rp" + strconv.Itoa(bay) }

@@ -10,8 +10,8 @@ import (
 // SysWrite is a write below /sys, as the kernel's trace saw it.
 type SysWrite = wire.SysWrite
 
-// TraceWrites begins a trace of every write below /sys by any process; a
-// second call forgets what there was.
+// TraceWrites begins a trace of every write below /sys by any process: what was
+// written before is forgotten.
 func (g *Guest) TraceWrites(ctx context.Context) error {
 	var reply wire.Outcome
 	if err := g.call(ctx, "TraceWrites", wire.Nothing{}, &reply); err != nil {

@@ -39,12 +39,16 @@ func serve() error {
 	if err != nil {
 		return fmt.Errorf("listen to uevents: %w", err)
 	}
+	tracer := startTracer()
+	if err := wakeProcessors(); err != nil {
+		return err
+	}
 	tty, err := openRaw(port)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", port, err)
 	}
 	server := rpc.NewServer()
-	if err := server.RegisterName(wire.Service, newAgent(uevents)); err != nil {
+	if err := server.RegisterName(wire.Service, &Agent{uevents: uevents, trace: tracer}); err != nil {
 		return err
 	}
 	if _, err := fmt.Fprintln(tty, wire.Ready); err != nil {
@@ -76,7 +80,5 @@ func openRaw(path string) (*os.File, error) {
 type Agent struct {
 	uevents   *uevents
 	processes processes
-	trace     tracer
+	trace     *tracer
 }
-
-func newAgent(u *uevents) *Agent { return &Agent{uevents: u} }

@@ -29,30 +29,28 @@ const (
 )
 
 // A tracer records every write below /sys by way of a kprobe on the function
-// that all of them enter (fs/kernfs/file.c).
+// that all of them enter (fs/kernfs/file.c). It runs from the start: what the
+// kernel patches for it in its own code is best patched while there is one
+// processor (see wakeProcessors).
 type tracer struct {
-	mu      sync.Mutex
-	offsets *offsets // for userBuffer
+	mu         sync.Mutex
+	userBuffer uint64
+	err        error // why there is no trace
 }
 
-// TraceWrites begins a trace of writes below /sys, or begins it anew.
-func (a *Agent) TraceWrites(_ wire.Nothing, reply *wire.Outcome) error {
-	*reply = outcome(a.trace.start())
-	return nil
+func startTracer() *tracer {
+	t := &tracer{}
+	t.userBuffer, t.err = trace()
+	return t
 }
 
-func (t *tracer) start() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.offsets != nil {
-		return put("trace", "")
-	}
+func trace() (userBuffer uint64, err error) {
 	o, err := kernelOffsets()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := o.plant(); err != nil {
-		return err
+		return 0, err
 	}
 	for _, step := range []struct{ file, value string }{
 		{"trace_clock", "mono"},
@@ -61,11 +59,26 @@ func (t *tracer) start() error {
 		{event + "enable", "1"},
 	} {
 		if err := put(step.file, step.value); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	t.offsets = &o
+	return o.userBuffer, nil
+}
+
+// TraceWrites begins a trace of writes below /sys, or begins it anew.
+func (a *Agent) TraceWrites(_ wire.Nothing, reply *wire.Outcome) error {
+	*reply = outcome(a.trace.clear())
 	return nil
+}
+
+// clear forgets what the trace has.
+func (t *tracer) clear() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.err != nil {
+		return t.err
+	}
+	return put("trace", "")
 }
 
 func put(file, value string) error { return os.WriteFile(tracing+file, []byte(value), 0) }
@@ -120,8 +133,8 @@ const canary = "kernel/rcu_expedited"
 func (t *tracer) read() ([]wire.SysWrite, int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.offsets == nil {
-		return nil, 0, errors.New("no trace was begun")
+	if t.err != nil {
+		return nil, 0, t.err
 	}
 	if err := os.WriteFile("/sys/"+canary, []byte("0"), 0); err != nil {
 		return nil, 0, err
@@ -130,7 +143,7 @@ func (t *tracer) read() ([]wire.SysWrite, int, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	writes, err := parseTrace(string(text), t.offsets.userBuffer)
+	writes, err := parseTrace(string(text), t.userBuffer)
 	if err != nil {
 		return nil, 0, err
 	}
