@@ -166,19 +166,25 @@ func (a *Archive) command(ctx context.Context, name string, args ...string) *exe
 	return cmd
 }
 
-// run gives a command's standard output to out; the error has the last line
-// of what it complained about.
+// run gives a command's standard output to out; the error says in a line what
+// it complained about.
 func run(cmd *exec.Cmd, out io.Writer) error {
 	var complaint bytes.Buffer
 	cmd.Stdout = out
 	cmd.Stderr = &complaint
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s: %w: %s", filepath.Base(cmd.Path), err, lastLine(complaint.String()))
+		return fmt.Errorf("%s: %w: %s", filepath.Base(cmd.Path), err, reason(complaint.String()))
 	}
 	return nil
 }
 
-func lastLine(text string) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
+// reason picks the line that tells most: apt ends with what follows from it.
+func reason(complaint string) string {
+	lines := strings.Split(strings.TrimSpace(complaint), "\n")
+	for _, line := range lines {
+		if strings.Contains(line, "Failed to fetch") {
+			return line
+		}
+	}
 	return lines[len(lines)-1]
 }

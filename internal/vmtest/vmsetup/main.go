@@ -21,7 +21,11 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Stdout); err != nil {
+	err := run(ctx, os.Stdout)
+	if ctx.Err() != nil {
+		err = errors.New("interrupted; what is complete is kept")
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "vmsetup: %v\n", err)
 		os.Exit(1)
 	}
@@ -69,6 +73,9 @@ func fetchKernels(ctx context.Context, dir string, out io.Writer) error {
 	var missing []error
 	for _, spec := range kernel.Matrix(id) {
 		k, err := kernel.Fetch(ctx, dir, spec, out)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err != nil {
 			missing = append(missing, err)
 			continue

@@ -36,31 +36,24 @@ func installPrograms(ctx context.Context, out io.Writer) error {
 		fmt.Fprintln(out, "programs: all there")
 		return nil
 	}
-	fmt.Fprintf(out, "programs: installing %s\n", strings.Join(packages, " "))
-	update := []string{"apt-get", "-q", "update"}
-	install := append([]string{"apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300", "install", "--no-install-recommends"}, packages...)
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return fmt.Errorf("these programs are missing and there is no apt-get to install them with: %s", strings.Join(packages, " "))
 	}
-	for _, args := range [][]string{update, install} {
-		if err := asRoot(ctx, out, args); err != nil {
-			return err
-		}
-	}
-	return nil
+	fmt.Fprintf(out, "programs: installing %s\n", strings.Join(packages, " "))
+	return asRoot(ctx, out, "apt-get -q update && "+
+		"apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "+strings.Join(packages, " "))
 }
 
-// asRoot runs a command, through sudo if need be.
-func asRoot(ctx context.Context, out io.Writer, args []string) error {
-	line := strings.Join(args, " ")
+// asRoot runs a line of shell, through sudo if need be.
+func asRoot(ctx context.Context, out io.Writer, line string) error {
+	args := []string{"sh", "-c", "export DEBIAN_FRONTEND=noninteractive; " + line}
 	if os.Getuid() != 0 {
 		if _, err := exec.LookPath("sudo"); err != nil {
-			return fmt.Errorf("this needs root, and there is no sudo; as root run: %s", line)
+			return fmt.Errorf("this needs root, and there is no sudo; run as root: %s", line)
 		}
-		args = append([]string{"sudo", "env", "DEBIAN_FRONTEND=noninteractive"}, args...)
+		args = append([]string{"sudo"}, args...)
 	}
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, out, os.Stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%s: %w", line, err)
