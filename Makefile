@@ -70,7 +70,7 @@ fuzz: ## Run each fuzz target for FUZZTIME, one after the other
 	echo "$$targets" | awk '/^Fuzz/ { f[n++] = $$1 } /^ok/ { for (i = 0; i < n; i++) print $$2, f[i]; n = 0 }' | \
 	while read -r package target; do \
 		echo "$$package $$target"; \
-		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null; \
+		tools/fuzz "$$package" "$$target" $(FUZZTIME); \
 	done
 
 clean: ## Remove what the other targets made here
