@@ -8,6 +8,9 @@ export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
 ARCHS ?= amd64
 # How long each fuzz target runs.
 FUZZTIME ?= 60s
+# How often make proof runs each scenario, and which: a regular expression.
+ROUNDS ?= 10
+RUN ?= .
 # Where tests boot guests: see internal/vmtest.
 GUEST_PACKAGES = ./internal/vmtest/... ./internal/sysfstest
 
@@ -33,9 +36,9 @@ demo: ## Boot a guest, plug drives into it and watch them come up
 	go run ./internal/vmtest/vmsetup
 	go run ./internal/vmtest/demo
 
-proof: ## Run the guest scenarios in large numbers; resumes where it stopped
+proof: ## Run the guest scenarios in large numbers, or only those of RUN=; resumes where it stopped
 	go run ./internal/vmtest/vmsetup
-	go run ./internal/vmtest/proof
+	go run ./internal/vmtest/proof -rounds $(ROUNDS) -run '$(RUN)'
 
 lint: need-shellcheck need-mandoc ## Check format, code, scripts, manual pages and modules
 	@unformatted=$$(gofmt -l .) && test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }

@@ -93,34 +93,98 @@ func gates(k vmtest.Kernel) bool {
 func (h *house) hammer(mode string, half bool) {
 	h.t.Helper()
 	single, bursts := numbers()
+	isLeft := func(bay int) bool { return half && bay%2 == 1 }
 	var wanted, left []time.Duration
 	judge := func(mark, bay int) {
-		if half && bay%2 == 1 {
+		if isLeft(bay) {
 			left = append(left, h.witnessed(mark, bay, "nvme", mode == "claim"))
 		} else {
 			wanted = append(wanted, h.witnessed(mark, bay, "vfio-pci", true))
 		}
 	}
+	begin := h.Mark()
+	bays := newTurnover(h)
 	for i := range single {
-		bay := i % 2 // a bay that is wanted, and one that may be left
+		bay := i % vmtest.DefaultBays
+		bays.empty(bay)
 		mark := h.Mark()
 		h.Plug(bay, vmtest.Device{})
 		judge(mark, bay)
-		h.Unplug(bay)
+		bays.unplug(bay)
 	}
 	for range bursts {
+		bays.emptyAll()
 		mark := h.Mark()
 		for bay := range vmtest.DefaultBays {
 			h.Plug(bay, vmtest.Device{})
 		}
 		for bay := range vmtest.DefaultBays {
 			judge(mark, bay)
-		}
-		for bay := range vmtest.DefaultBays {
-			h.Unplug(bay)
+			bays.unplug(bay)
 		}
 	}
-	h.t.Logf("%s: %d wanted drives, add to vfio-pci %s; %d left, add to nvme %s", mode, len(wanted), spread(wanted), len(left), spread(left))
+	bays.emptyAll()
+	var addresses []string
+	for bay := range vmtest.DefaultBays {
+		if !isLeft(bay) {
+			addresses = append(addresses, h.Address(bay))
+		}
+	}
+	events := h.nvmeEvents(begin, addresses)
+	if events > 0 {
+		h.t.Errorf("%d nvme events for drives that the policy wants", events)
+	}
+	figure("%s: %d wanted drives, %d nvme events for them, add to vfio-pci %s; %d left drives, add to nvme %s",
+		h.t.Name(), len(wanted), events, spread(wanted), len(left), spread(left))
+}
+
+// nvmeEvents counts what nvme has said of drives since a mark.
+func (h *house) nvmeEvents(mark int, addresses []string) int {
+	h.t.Helper()
+	events := 0
+	for _, ev := range h.Uevents(mark, vmtest.Match{Subsystem: "nvme"}) {
+		if slices.ContainsFunc(addresses, func(a string) bool { return strings.Contains(ev.Devpath, "/"+a+"/") }) {
+			events++
+		}
+	}
+	return events
+}
+
+// turnover unplugs drives while the next ones come: an unplug takes a second.
+type turnover struct {
+	h   *house
+	out map[int]<-chan error // under way, by bay
+}
+
+func newTurnover(h *house) *turnover { return &turnover{h: h, out: map[int]<-chan error{}} }
+
+// unplug begins to take out what a bay holds.
+func (o *turnover) unplug(bay int) {
+	done := make(chan error, 1)
+	o.out[bay] = done
+	go func() {
+		ctx, cancel := o.h.Step()
+		defer cancel()
+		done <- o.h.Guest.Unplug(ctx, bay)
+	}()
+}
+
+// empty waits until a bay is empty.
+func (o *turnover) empty(bay int) {
+	o.h.t.Helper()
+	if done, under := o.out[bay]; under {
+		delete(o.out, bay)
+		if err := <-done; err != nil {
+			o.h.t.Fatal(err)
+		}
+	}
+}
+
+func (o *turnover) emptyAll() {
+	o.h.t.Helper()
+	for bay := range vmtest.DefaultBays {
+		o.empty(bay)
+	}
 }
 
 // witnessed waits until the witness has seen the driver bound to what was
@@ -129,25 +193,44 @@ func (h *house) hammer(mode string, half bool) {
 // round.
 func (h *house) witnessed(mark, bay int, driver string, mayPass bool) time.Duration {
 	h.t.Helper()
+	latency, touched := h.came(mark, bay, driver)
+	if driver == "vfio-pci" {
+		if slices.Contains(touched, "nvme") {
+			h.t.Errorf("bay %d: nvme touched a drive for vfio-pci: %q", bay, touched)
+		} else {
+			count(h.Config().Kernel.Name, "direct")
+		}
+	}
+	if driver == "nvme" && slices.Contains(touched, "vfio-pci") && !mayPass {
+		h.t.Errorf("bay %d: vfio-pci touched a drive for nvme: %q", bay, touched)
+	}
+	return latency
+}
+
+// came waits until the witness has seen the driver bound to what was plugged
+// into a bay since a mark. It gives the time since its add event, and every
+// driver that touched it.
+func (h *house) came(mark, bay int, driver string) (time.Duration, []string) {
+	h.t.Helper()
 	address := h.Address(bay)
 	add := h.WaitUevent(mark, vmtest.Match{Action: "add", Subsystem: "pci", Devpath: address})
 	bound := h.WaitUevent(mark, vmtest.Match{Action: "bind", Subsystem: "pci", Devpath: address, Env: map[string]string{"DRIVER": driver}})
+	var touched []string
 	for _, ev := range h.Uevents(mark, vmtest.Match{}) {
-		touched := ""
 		switch {
 		case ev.Env["SUBSYSTEM"] == "nvme" && strings.Contains(ev.Devpath, "/"+address+"/"):
-			touched = "nvme"
+			touched = append(touched, "nvme")
 		case ev.Env["SUBSYSTEM"] == "pci" && ev.Action == "bind" && path.Base(ev.Devpath) == address:
-			touched = ev.Env["DRIVER"]
-		}
-		if driver == "vfio-pci" && touched == "nvme" || driver == "nvme" && touched == "vfio-pci" && !mayPass {
-			h.t.Errorf("bay %d: %s touched a drive for %s: %s %s", bay, touched, driver, ev.Action, ev.Devpath)
+			touched = append(touched, ev.Env["DRIVER"])
 		}
 	}
-	if driver == "vfio-pci" {
-		count(h.Config().Kernel.Name, "direct")
-	}
-	return bound.Time - add.Time
+	return bound.Time - add.Time, touched
+}
+
+// median gives the middle one of some times, of which there is at least one.
+func median(times []time.Duration) time.Duration {
+	sorted := slices.Sorted(slices.Values(times))
+	return sorted[len(sorted)/2]
 }
 
 // spread gives the median and the extremes of some times.
@@ -155,9 +238,8 @@ func spread(times []time.Duration) string {
 	if len(times) == 0 {
 		return "-"
 	}
-	slices.Sort(times)
 	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d)/float64(time.Millisecond)) }
-	return fmt.Sprintf("median %s ms (%s to %s)", ms(times[len(times)/2]), ms(times[0]), ms(times[len(times)-1]))
+	return fmt.Sprintf("median %s ms (%s to %s)", ms(median(times)), ms(slices.Min(times)), ms(slices.Max(times)))
 }
 
 // logged gives the lines of the daemon's log that contain a word.

@@ -201,8 +201,24 @@ func count(kernel, outcome string) {
 	tally.of[kernel][outcome]++
 }
 
+// figures are what scenarios have measured: lines for the end of the run,
+// where make proof finds them.
+var figures struct {
+	sync.Mutex
+	lines []string
+}
+
+func figure(format string, a ...any) {
+	figures.Lock()
+	defer figures.Unlock()
+	figures.lines = append(figures.lines, fmt.Sprintf(format, a...))
+}
+
 func TestMain(m *testing.M) {
 	code := m.Run()
+	for _, line := range figures.lines {
+		fmt.Println("figure: " + line)
+	}
 	for kernel, outcomes := range tally.of {
 		fmt.Printf("outcomes on %s: %d direct, %d taken\n", kernel, outcomes["direct"], outcomes["taken"])
 	}
