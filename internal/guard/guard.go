@@ -177,10 +177,7 @@ func (g *Guard) instance(driver string) (uint64, error) {
 	return d.Identity()
 }
 
-// add adds a dynamic ID, unless it is ours already. Seven fields are written:
-// with the last, driver_data, the kernel does not refuse what another entry
-// covers (drivers/pci/pci-driver.c, new_id_store), so ours is there whoever
-// takes the other away.
+// add adds a dynamic ID, unless it is ours already.
 func (g *Guard) add(ctx context.Context, r *record, driver string, pattern pci.Pattern) error {
 	if slices.ContainsFunc(r.IDs, func(a armed) bool { return a.Driver == driver && a.Pattern == pattern }) {
 		return nil
@@ -192,11 +189,16 @@ func (g *Guard) add(ctx context.Context, r *record, driver string, pattern pci.P
 	if err != nil {
 		return fmt.Errorf("arm the guard on %s: %w", driver, err)
 	}
-	r.IDs = append(r.IDs, armed{Driver: driver, Instance: instance, Pattern: pattern})
+	mark, err := r.freeMark(driver, pattern)
+	if err != nil {
+		return fmt.Errorf("arm the guard on %s: %w", driver, err)
+	}
+	id := armed{Driver: driver, Instance: instance, Pattern: pattern, Mark: mark}
+	r.IDs = append(r.IDs, id)
 	if err := g.write(*r); err != nil {
 		return err
 	}
-	if err := g.expendable(ctx, sysfs.Write{Attribute: "bus/pci/drivers/" + driver + "/new_id", Value: pattern.String() + " 0"}); err != nil {
+	if err := g.expendable(ctx, sysfs.Write{Attribute: "bus/pci/drivers/" + driver + "/new_id", Value: id.newID()}); err != nil {
 		return fmt.Errorf("arm the guard on %s: %w", driver, err)
 	}
 	r.IDs[len(r.IDs)-1].Sure = true
@@ -206,7 +208,7 @@ func (g *Guard) add(ctx context.Context, r *record, driver string, pattern pci.P
 // remove takes a dynamic ID away. One that is gone already, or whose driver
 // is, is not an error.
 func (g *Guard) remove(ctx context.Context, r *record, a armed) error {
-	err := g.expendable(ctx, sysfs.Write{Attribute: "bus/pci/drivers/" + a.Driver + "/remove_id", Value: a.Pattern.String()})
+	err := g.expendable(ctx, sysfs.Write{Attribute: "bus/pci/drivers/" + a.Driver + "/remove_id", Value: a.removeID()})
 	if err != nil && !errors.Is(err, syscall.ENODEV) && !errors.Is(err, syscall.ENOENT) {
 		return fmt.Errorf("take the guard off %s: %w", a.Driver, err)
 	}

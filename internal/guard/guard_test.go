@@ -75,15 +75,54 @@ func TestArmAndDisarm(t *testing.T) {
 	}
 }
 
+// TestSomebodyElsesIDsStay: whatever others have added, before or after us,
+// which our own IDs cover or are covered by, is there after us; and nothing of
+// ours is.
 func TestSomebodyElsesIDsStay(t *testing.T) {
-	h := build(t)
-	h.must(h.Root().Write("bus/pci/drivers/vfio-pci/new_id", "8086 0a54"))
-	h.must(h.Root().Write("bus/pci/drivers/vfio-pci/new_id", "ffffffff ffffffff ffffffff ffffffff 010802 ffffff"))
-	before := h.DynamicIDs("vfio-pci")
-	h.must(h.guard().Arm(t.Context(), claim))
-	h.must(h.guard().Disarm(t.Context()))
-	if after := h.DynamicIDs("vfio-pci"); !slices.Equal(before, after) {
-		t.Errorf("before %v, after %v", before, after)
+	const any = pci.AnyID
+	ours := []pci.Pattern{
+		nvme, samsung,
+		{Vendor: 0x144d, Device: 0xa804, SubVendor: any, SubDevice: any},
+		{Vendor: 0x144d, Device: 0xa804, SubVendor: 0x144d, SubDevice: any},
+		{Vendor: 0x144d, Device: 0xa804, SubVendor: 0x144d, SubDevice: 0xa801},
+		{Vendor: 0x144d, Device: 0xa804, SubVendor: any, SubDevice: any, Class: 0x010802, ClassMask: 0xffffff},
+	}
+	theirs := []string{ // with all seven fields, so that none is refused
+		"8086 0a54 ffffffff ffffffff 0 0 0",
+		"ffffffff ffffffff ffffffff ffffffff 010802 ffffff 0",
+		"ffffffff ffffffff ffffffff ffffffff 010800 ffff00 0",
+		"144d a804 ffffffff ffffffff 0 0 0", "144d a804 144d a801 0 0 0", "144d a804 ffffffff ffffffff 010802 ffffff 0",
+		"144d ffffffff ffffffff ffffffff 010802 ffffff 0",
+	}
+	for _, before := range []bool{true, false} {
+		h := build(t)
+		add := func(k *sysfstest.Kernel) {
+			for _, id := range theirs {
+				h.must(k.Root().Write("bus/pci/drivers/vfio-pci/new_id", id))
+			}
+		}
+		if before {
+			add(h.Kernel)
+		}
+		h.must(h.guard().Arm(t.Context(), guard.Want{IDs: map[string][]pci.Pattern{"vfio-pci": ours}}))
+		if !before {
+			add(h.Kernel)
+		}
+		if n := h.ids("vfio-pci"); n != len(ours)+len(theirs) {
+			t.Errorf("%d dynamic IDs, want %d", n, len(ours)+len(theirs))
+		}
+		// One after the other, narrow and wide ones in turn.
+		for n := len(ours) - 1; n >= 0; n-- {
+			h.must(h.guard().Arm(t.Context(), guard.Want{IDs: map[string][]pci.Pattern{"vfio-pci": ours[:n]}}))
+			if got := h.ids("vfio-pci"); got != n+len(theirs) {
+				t.Errorf("%d dynamic IDs, want %d", got, n+len(theirs))
+			}
+		}
+		reference := build(t)
+		add(reference.Kernel)
+		if got, want := h.DynamicIDs("vfio-pci"), reference.DynamicIDs("vfio-pci"); !slices.Equal(got, want) {
+			t.Errorf("after us there are %v, want %v", got, want)
+		}
 	}
 }
 

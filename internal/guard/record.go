@@ -29,6 +29,7 @@ type armed struct {
 	// later: its IDs went with it.
 	Instance uint64      `json:"instance,string"`
 	Pattern  pci.Pattern `json:"pattern"`
+	Mark     mark        `json:"mark"`
 	// Sure is false between the record and the kernel's answer.
 	Sure bool `json:"sure"`
 }

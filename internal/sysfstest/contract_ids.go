@@ -73,6 +73,19 @@ func idStatements() []statement {
 			wantErrno(t, "remove the first", c.write(stubRemoveID, "1af4 1111 1af4 0001"), syscall.ENODEV)
 			wantErrno(t, "remove the second", c.write(stubRemoveID, "1af4 1111 1af4 0002"), 0)
 		}},
+		{"the top byte of an ID's class matches every device, and a removal can tell by it", func(t *testing.T, c contract, d *sysfs.Device) {
+			c.load(t, "pci-stub")
+			must(t, d.Unbind(t.Context(), "nvme"))
+			must(t, c.write(stubNewID, "1af4 1111 1af4 0001"))
+			must(t, c.write(stubNewID, "1af4 1111 ffffffff ffffffff 5f000000 0 0"))
+			must(t, c.write(stubNewID, "ffffffff ffffffff ffffffff ffffffff 5f010802 ffffff 0"))
+			wantDriver(t, d, "pci-stub")
+			wantErrno(t, "remove another's mark", c.write(stubRemoveID, "1af4 1111 ffffffff ffffffff 60000000 ffffffff"), syscall.ENODEV)
+			wantErrno(t, "remove the marked one", c.write(stubRemoveID, "1af4 1111 ffffffff ffffffff 5f000000 ffffffff"), 0)
+			wantErrno(t, "remove it again", c.write(stubRemoveID, "1af4 1111 ffffffff ffffffff 5f000000 ffffffff"), syscall.ENODEV)
+			wantErrno(t, "remove the one without a mark", c.write(stubRemoveID, "1af4 1111 1af4 0001"), 0)
+			wantErrno(t, "remove the marked one of NVMe", c.write(stubRemoveID, "ffffffff ffffffff ffffffff ffffffff 5f010802 ffffffff"), 0)
+		}},
 		{"an ID of one field, or none: EINVAL", func(t *testing.T, c contract, d *sysfs.Device) {
 			c.load(t, "pci-stub")
 			for _, id := range []string{"1af4", "nonsense", "\n"} {
