@@ -88,7 +88,8 @@ func (d *Daemon) unblock(armed guard.Want) {
 // arm brings the kernel to the guard that fits the policy and the machine.
 func (d *Daemon) arm(ctx context.Context) {
 	p := d.policy.Load()
-	ids := guardIDs(p)
+	rules := guardRules(p)
+	ids := rules.IDs
 	armed, err := d.Guard.Armed()
 	if err != nil {
 		d.Log.Error(err.Error(), journal.MessageGuard.Attr())
@@ -101,7 +102,7 @@ func (d *Daemon) arm(ctx context.Context) {
 		d.Log.Error("judge the machine for a guard: "+err.Error(), journal.MessageGuard.Attr())
 		return
 	}
-	choice, fault := guard.Choose(machine, mode, ids)
+	choice, fault := guard.Choose(machine, mode, rules)
 	d.chosen.Store(&choice)
 	want := guard.Wanted(choice, ids)
 	before := d.guarding.Load()
@@ -191,17 +192,18 @@ func (d *Daemon) dispatchDriver(ev *uevent.Event) {
 	}
 }
 
-// guardIDs gives what the policy's rules call for.
-func guardIDs(p *policy.Policy) []guard.ID {
-	var ids []guard.ID
-	for _, g := range p.Guarded().Patterns {
+// guardRules gives what the policy's rules call for.
+func guardRules(p *policy.Policy) guard.Rules {
+	guarded := p.Guarded()
+	rules := guard.Rules{Others: len(guarded.Unguarded) > 0}
+	for _, g := range guarded.Patterns {
 		id := guard.ID{Pattern: g.Pattern, Driver: g.Driver, Exact: g.Exact && !g.Auto, Why: g.Why, VMD: g.VMD}
 		if g.Auto {
 			id.Why = g.Rule.String() + " leaves the choice of the driver to each device"
 		}
-		ids = append(ids, id)
+		rules.IDs = append(rules.IDs, id)
 	}
-	return ids
+	return rules
 }
 
 func guarding(w guard.Want, mode guard.Mode, since time.Time) *operate.Guarding {

@@ -33,6 +33,14 @@ type ID struct {
 	VMD bool
 }
 
+// Rules is what a policy asks of a guard.
+type Rules struct {
+	IDs []ID
+	// Others says that there are rules that want a guard and have no part of
+	// which an ID could be made: only a gate guards their devices.
+	Others bool
+}
+
 // Choice is a guard and the reason for it.
 type Choice struct {
 	Mode   Mode
@@ -40,24 +48,29 @@ type Choice struct {
 	Remedy string // what would allow a stronger guard, "" where there is none
 }
 
-// Choose picks the guard for the IDs of a policy on a machine: for Auto the
+// Choose picks the guard for the rules of a policy on a machine: for Auto the
 // strongest that is exact, else the one that is wished for. The error says why
 // a guard that was asked for by name cannot hold; Race is then the answer.
-func Choose(m Machine, wish Mode, ids []ID) (Choice, error) {
+func Choose(m Machine, wish Mode, r Rules) (Choice, error) {
 	switch {
 	case wish == Off || wish == Race:
 		return Choice{Mode: Race, Why: fmt.Sprintf("the policy says mode = %q", wish)}, nil
-	case len(ids) == 0:
-		return Choice{Mode: Race, Why: "no rule of the policy can be guarded"}, nil
+	case len(r.IDs) == 0 && !r.Others:
+		return Choice{Mode: Race, Why: "no rule of the policy wants one"}, nil
+	case wish == Auto && len(r.IDs) == 0:
+		return Choice{Mode: Race, Why: noID}, nil
 	case wish == Auto:
-		return automatic(m, ids), nil
+		return automatic(m, r.IDs), nil
 	}
-	if why, remedy := m.lacks(wish, ids); why != "" {
+	if why, remedy := m.lacks(wish, r.IDs); why != "" {
 		c := Choice{Mode: Race, Why: why, Remedy: remedy}
 		return c, fmt.Errorf("guard %s cannot hold here: %s: %s", wish, why, remedy)
 	}
 	return Choice{Mode: wish, Why: fmt.Sprintf("the policy says mode = %q", wish)}, nil
 }
+
+// noID is why IDs cannot guard a policy.
+const noID = "no rule names a class, vendor, device or subsystem, of which an ID could be made"
 
 func automatic(m Machine, ids []ID) Choice {
 	inexact := m.inexact(ids)
@@ -102,16 +115,18 @@ const order = "have it loaded before nvme: \"softdep nvme pre: vfio-pci pci-stub
 // lacks says what a guard by name would need and this machine does not have,
 // and how to get it.
 func (m Machine) lacks(mode Mode, ids []ID) (why, remedy string) {
-	switch mode {
-	case Claim:
+	switch {
+	case mode != Gate && len(ids) == 0:
+		return noID, "add class = \"nvme\", or what fits, to the match of a rule"
+	case mode == Claim:
 		for _, id := range ids {
 			if why, remedy := m.loses(id.Driver); why != "" {
 				return why, remedy
 			}
 		}
-	case Stub:
+	case mode == Stub:
 		return m.loses(PCIStub)
-	case Gate:
+	case mode == Gate:
 		if !m.gated() {
 			return "this kernel matches new devices whatever drivers_autoprobe says", "Linux 6.19 or newer, or another mode"
 		}

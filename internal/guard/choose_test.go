@@ -19,8 +19,9 @@ func machine(major, minor int, drivers ...string) Machine {
 }
 
 func TestChoose(t *testing.T) {
-	all := []ID{{Pattern: nvme, Driver: "vfio-pci", Exact: true}}
-	some := []ID{{Pattern: nvme, Driver: "vfio-pci", Why: "bay 12 is left"}}
+	all := Rules{IDs: []ID{{Pattern: nvme, Driver: "vfio-pci", Exact: true}}}
+	some := Rules{IDs: []ID{{Pattern: nvme, Driver: "vfio-pci", Why: "bay 12 is left"}}}
+	none, others := Rules{}, Rules{Others: true}
 	async := machine(7, 3, "nvme", "vfio-pci", "pci-stub")
 	async.Async = []string{"vfio-pci"}
 	vmd := machine(7, 3, "nvme", "vfio-pci", "pci-stub")
@@ -31,7 +32,7 @@ func TestChoose(t *testing.T) {
 		name    string
 		machine Machine
 		wish    Mode
-		ids     []ID
+		rules   Rules
 		mode    Mode
 		words   string // in Why
 		remedy  string // in Remedy
@@ -49,7 +50,13 @@ func TestChoose(t *testing.T) {
 		{"6.18, some are left, no pci-stub", machine(6, 18, "nvme", "vfio-pci"), Auto, some, Race, "bay 12 is left", "modprobe pci-stub", ""},
 		{"7.3, vfio-pci made asynchronous", async, Auto, all, Stub, "asynchronous", "", ""},
 		{"VMD has the same IDs", vmd, Auto, all, Stub, "VMD", "", ""},
-		{"nothing to guard", machine(7, 3, "vfio-pci"), Auto, nil, Race, "no rule", "", ""},
+		{"nothing to guard", machine(7, 3, "vfio-pci"), Auto, none, Race, "no rule of the policy wants one", "", ""},
+		{"nothing to guard, gate by name", machine(7, 3, "vfio-pci"), Gate, none, Race, "no rule of the policy wants one", "", ""},
+		{"only rules without an ID", machine(7, 3, "vfio-pci"), Auto, others, Race, "no rule names a class", "", ""},
+		{"only rules without an ID, claim by name", machine(7, 3, "vfio-pci"), Claim, others, Race, "", "add class", "guard claim cannot hold here: no rule names a class"},
+		{"only rules without an ID, stub by name", machine(7, 3, "pci-stub"), Stub, others, Race, "", "add class", "guard stub cannot hold here"},
+		{"only rules without an ID, gate by name", machine(7, 3, "vfio-pci"), Gate, others, Gate, `mode = "gate"`, "", ""},
+		{"only rules without an ID, gate by name on 6.12", machine(6, 12, "vfio-pci"), Gate, others, Race, "", "6.19", "guard gate cannot hold here"},
 		{"off", machine(7, 3, "vfio-pci"), Off, all, Race, `mode = "off"`, "", ""},
 		{"gate by name", machine(7, 3, "vfio-pci"), Gate, all, Gate, `mode = "gate"`, "", ""},
 		{"gate by name on 6.12", machine(6, 12, "vfio-pci"), Gate, all, Race, "", "6.19", "guard gate cannot hold here"},
@@ -58,7 +65,7 @@ func TestChoose(t *testing.T) {
 		{"stub by name, not loaded", machine(7, 3, "vfio-pci"), Stub, all, Race, "", "modprobe pci-stub", "pci-stub is not loaded"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got, err := Choose(test.machine, test.wish, test.ids)
+			got, err := Choose(test.machine, test.wish, test.rules)
 			if got.Mode != test.mode || !strings.Contains(got.Why, test.words) || got.Why == "" || !strings.Contains(got.Remedy, test.remedy) || test.remedy == "" && got.Remedy != "" {
 				t.Errorf("got %+v", got)
 			}
