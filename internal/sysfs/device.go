@@ -1,10 +1,12 @@
 package sysfs
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -120,7 +122,7 @@ func (d *Device) Driver() (string, error) { return d.link("driver") }
 // for the device lock.
 func (d *Device) Override() (string, error) {
 	text, err := d.attribute("driver_override")
-	if err != nil || text == "(null)" {
+	if err != nil || text == noOverride {
 		return "", err
 	}
 	return text, nil
@@ -203,6 +205,27 @@ var facts = [...]struct {
 // the device; "" clears it. Before Linux 6.12.91 it waits for the device lock.
 func (d *Device) SetOverride(driver string) error {
 	return d.dir.Write("driver_override", driver+"\n")
+}
+
+// noOverride is what driver_override reads when there is none.
+const noOverride = "(null)"
+
+// SwapOverride sets driver_override to another name if it is the one that is
+// given, "" being none; else the error is ErrOther. It may wait for the device
+// lock, but not the caller: it returns when ctx ends. The files in hold stay
+// open until the kernel has answered.
+func (d *Device) SwapOverride(ctx context.Context, from, to string, hold ...*os.File) error {
+	if from == "" {
+		from = noOverride
+	}
+	return d.fs.expendable(ctx, Write{
+		Attribute: devicePath(d.address) + "/driver_override",
+		Value:     to + "\n",
+		Device:    d.address,
+		Identity:  d.identity,
+		Only:      from,
+		Hold:      hold,
+	})
 }
 
 // Probe lets the kernel match the device against its drivers again. Success

@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"syscall"
+	"time"
 
 	"vfio-hotplug/internal/pci"
 )
@@ -19,7 +21,23 @@ type Write struct {
 	Value     string      // what to write
 	Device    pci.Address // written only while this address ...
 	Identity  uint64      // ... leads to this device; 0: the write is about no device
+	Only      string      // written only while the attribute reads this, but for a line feed; "": whatever it reads
 	Hold      []*os.File  // kept open until the write has ended, whatever becomes of the caller
+	// Kill has what carries out the write killed when the context ends: it is
+	// then either not begun, or past undoing, but not yet to come.
+	Kill bool
+	// Ended, if not nil, is called once when the write has ended, which may be
+	// long after the caller was told that its context has.
+	Ended func()
+}
+
+// ErrOther says that an attribute does not read what Write.Only says.
+var ErrOther = errors.New("the attribute reads something else")
+
+func (w Write) end() {
+	if w.Ended != nil {
+		w.Ended()
+	}
 }
 
 // Expendable carries out a Write where a hang hurts nobody. It returns when
@@ -38,36 +56,53 @@ const WriteCommand = "sysfs-write"
 func InProcess(program, root string) Expendable {
 	return func(ctx context.Context, w Write) error {
 		if err := ctx.Err(); err != nil {
+			w.end()
 			return fmt.Errorf("write %s: %w", w.Attribute, err)
 		}
-		cmd := exec.Command(program, WriteCommand, root, w.Attribute, w.Value, w.Device.String(), strconv.FormatUint(w.Identity, 10))
+		cmd := exec.Command(program, WriteCommand, root, w.Attribute, w.Value, w.Device.String(), strconv.FormatUint(w.Identity, 10), w.Only)
 		cmd.ExtraFiles = w.Hold
 		// A group of its own: a Ctrl-C for the caller is not for the write.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		if err := cmd.Start(); err != nil {
+			w.end()
 			return fmt.Errorf("start %s: %w", program, err)
 		}
 		ended := make(chan error, 1)
-		go func() { ended <- cmd.Wait() }()
+		go func() {
+			err := cmd.Wait()
+			w.end()
+			ended <- err
+		}()
 		select {
 		case err := <-ended:
 			return writeError(w, err)
 		case <-ctx.Done():
+			if w.Kill {
+				_ = cmd.Process.Kill()
+				select {
+				case <-ended:
+				case <-time.After(killed):
+				}
+			}
 			return fmt.Errorf("write %s (process %d): %w", w.Attribute, cmd.Process.Pid, ctx.Err())
 		}
 	}
 }
 
-// RunWrite is what WriteCommand does: the write of the five arguments that
+// killed is how long a killed process may take to end. One that the kernel
+// holds does not.
+const killed = 100 * time.Millisecond
+
+// RunWrite is what WriteCommand does: the write of the six arguments that
 // InProcess gives. The result is the exit code, for InProcess to read.
 func RunWrite(args []string) int {
-	if len(args) != 5 {
+	if len(args) != 6 {
 		return unclear
 	}
-	return exitCode(runWrite(args[0], args[1], args[2], args[3], args[4]))
+	return exitCode(runWrite(args[0], args[1], args[2], args[3], args[4], args[5]))
 }
 
-func runWrite(rootPath, attribute, value, address, identity string) error {
+func runWrite(rootPath, attribute, value, address, identity, only string) error {
 	a, err := pci.ParseAddress(address)
 	if err != nil {
 		return err
@@ -81,13 +116,14 @@ func runWrite(rootPath, attribute, value, address, identity string) error {
 		return err
 	}
 	defer root.Close()
-	return Direct(root)(context.Background(), Write{Attribute: attribute, Value: value, Device: a, Identity: id})
+	return Direct(root)(context.Background(), Write{Attribute: attribute, Value: value, Device: a, Identity: id, Only: only})
 }
 
 // Direct gives an Expendable that writes in the caller's own thread and does
 // not heed its context: for a process that is itself expendable.
 func Direct(root Dir) Expendable {
 	return func(_ context.Context, w Write) error {
+		defer w.end()
 		if err := w.check(root); err != nil {
 			return err
 		}
@@ -95,8 +131,20 @@ func Direct(root Dir) Expendable {
 	}
 }
 
-// check says whether the device that the write is about is still there.
+// check says whether the write is still to be done: whether the device that it
+// is about is there, and the attribute as it must be.
 func (w Write) check(root Dir) error {
+	if err := w.checkDevice(root); err != nil || w.Only == "" {
+		return err
+	}
+	now, err := root.Read(w.Attribute)
+	if err == nil && strings.TrimSuffix(now, "\n") != w.Only {
+		err = ErrOther
+	}
+	return err
+}
+
+func (w Write) checkDevice(root Dir) error {
 	if w.Identity == 0 {
 		return nil
 	}
@@ -135,6 +183,7 @@ func (d *Device) Unbind(ctx context.Context, driver string, hold ...*os.File) er
 // errno would be ENOENT and read as "the device is gone".
 const (
 	firstErrno = 100 // and from there on, the errno of the write
+	other      = 253 // ErrOther
 	unclear    = 254 // an error without an errno
 	replaced   = 255 // ErrReplaced
 )
@@ -147,7 +196,9 @@ func exitCode(err error) int {
 		return 0
 	case errors.Is(err, ErrReplaced):
 		return replaced
-	case errors.As(err, &number) && firstErrno+number < unclear:
+	case errors.Is(err, ErrOther):
+		return other
+	case errors.As(err, &number) && firstErrno+number < other:
 		return firstErrno + int(number)
 	}
 	return unclear
@@ -162,7 +213,9 @@ func writeError(w Write, err error) error {
 	switch code := exit.ExitCode(); {
 	case code == replaced:
 		return fmt.Errorf("%s: %w", w.Device, ErrReplaced)
-	case code > firstErrno && code < unclear:
+	case code == other:
+		return fmt.Errorf("write %s: %w", w.Attribute, ErrOther)
+	case code > firstErrno && code < other:
 		return fmt.Errorf("write %s: %w", w.Attribute, syscall.Errno(code-firstErrno))
 	}
 	return fmt.Errorf("write %s: process ended without an answer: %s", w.Attribute, exit.String())

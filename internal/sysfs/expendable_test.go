@@ -120,18 +120,18 @@ func TestProcessWithoutAnAnswer(t *testing.T) {
 
 func TestRunWriteRefusesBadArguments(t *testing.T) {
 	root, w := bay(t)
-	good := []string{root, w.Attribute, w.Value, w.Device.String(), strconv.FormatUint(w.Identity, 10)}
+	good := []string{root, w.Attribute, w.Value, w.Device.String(), strconv.FormatUint(w.Identity, 10), ""}
 	if code := RunWrite(good); code != 0 {
 		t.Fatalf("exit code is %d, want 0", code)
 	}
 	must(t, os.Truncate(filepath.Join(root, w.Attribute), 0))
 	for name, args := range map[string][]string{
 		"none":         nil,
-		"too few":      good[:4],
-		"too many":     append(good[:5:5], "more"),
-		"no address":   {root, w.Attribute, w.Value, "nonsense", good[4]},
-		"no identity":  {root, w.Attribute, w.Value, good[3], "-1"},
-		"another root": {root + "/none", w.Attribute, w.Value, good[3], good[4]},
+		"too few":      good[:5],
+		"too many":     append(good[:6:6], "more"),
+		"no address":   {root, w.Attribute, w.Value, "nonsense", good[4], ""},
+		"no identity":  {root, w.Attribute, w.Value, good[3], "-1", ""},
+		"another root": {root + "/none", w.Attribute, w.Value, good[3], good[4], ""},
 	} {
 		if code := RunWrite(args); code == 0 {
 			t.Errorf("%s: exit code is that of success", name)
@@ -139,6 +139,47 @@ func TestRunWriteRefusesBadArguments(t *testing.T) {
 	}
 	if got, err := os.ReadFile(filepath.Join(root, w.Attribute)); err != nil || len(got) > 0 {
 		t.Errorf("%q was written, %v", got, err)
+	}
+}
+
+func TestWriteOnlyOverWhatIsExpected(t *testing.T) {
+	root, w := bay(t)
+	w.Attribute = "devices/0000:01:00.0/vendor" // reads "0x144d\n"
+	for name, write := range expendables(t, root) {
+		w.Only, w.Value = "0x1b36", "0x8086\n"
+		if err := write(t.Context(), w); !errors.Is(err, ErrOther) {
+			t.Errorf("%s: error is %v, want %v", name, err, ErrOther)
+		}
+		w.Only, w.Value = "0x144d", "0x144d\n"
+		if err := write(t.Context(), w); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got, err := os.ReadFile(filepath.Join(root, w.Attribute)); err != nil || string(got) != "0x144d\n" {
+		t.Errorf("it reads %q, %v", got, err)
+	}
+}
+
+// TestAKilledWriteIsNotYetToCome: with Kill, what has not begun when the
+// context ends never does.
+func TestAKilledWriteIsNotYetToCome(t *testing.T) {
+	root, w := bay(t)
+	attribute := filepath.Join(root, w.Attribute)
+	must(t, os.Remove(attribute))
+	must(t, unix.Mkfifo(attribute, 0o600))
+	ended := make(chan struct{})
+	w.Kill, w.Ended = true, func() { close(ended) }
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := InProcess(self(t), root)(ctx, w); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error is %v, want %v", err, context.DeadlineExceeded)
+	}
+	<-ended
+	reader, err := os.OpenFile(attribute, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	must(t, err)
+	defer reader.Close()
+	if got, err := io.ReadAll(reader); err != nil || len(got) > 0 {
+		t.Errorf("written: %q, %v", got, err)
 	}
 }
 

@@ -13,14 +13,21 @@ import (
 
 // Expendable writes as sysfs.InProcess does: it looks whether the device is
 // still the same one, and when ctx ends it returns while the write goes on and
-// keeps the files of Hold open.
+// keeps the files of Hold open. What Kill asks for has no meaning here: a write
+// has always begun.
 func (k *Kernel) Expendable() sysfs.Expendable {
 	return func(ctx context.Context, w sysfs.Write) error {
+		end := func() {}
+		if w.Ended != nil {
+			end, w.Ended = w.Ended, nil
+		}
 		if err := ctx.Err(); err != nil {
+			end()
 			return wrap(w, err)
 		}
 		held, err := duplicate(w.Hold)
 		if err != nil {
+			end()
 			return err
 		}
 		ended := make(chan error, 1)
@@ -29,6 +36,7 @@ func (k *Kernel) Expendable() sysfs.Expendable {
 			for _, f := range held {
 				err = errors.Join(err, f.Close())
 			}
+			end()
 			ended <- err
 		}()
 		select {
