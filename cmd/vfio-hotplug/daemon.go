@@ -89,6 +89,10 @@ func runDaemon(cmd *cobra.Command, m *machine, debug bool) error {
 		Notify: notify(log), Watchdog: watchdog, Reload: reload,
 	})
 	if err != nil {
+		// Nobody would take new devices on from an earlier daemon's guard.
+		if err := disarmBounded(operator, g); err != nil {
+			cmd.PrintErrln("vfio-hotplug: take back the guard: " + err.Error())
+		}
 		return policyFaults(cmd, err)
 	}
 	return errors.Join(serve(cmd.Context(), d, listener, log), disarmUnlessService(operator, g))
@@ -102,6 +106,10 @@ func disarmUnlessService(operator *operate.Operator, g *guard.Guard) error {
 	if os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid()) {
 		return nil
 	}
+	return disarmBounded(operator, g)
+}
+
+func disarmBounded(operator *operate.Operator, g *guard.Guard) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	return disarm(ctx, operator, g)

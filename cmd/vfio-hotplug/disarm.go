@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"vfio-hotplug/internal/daemon"
 	"vfio-hotplug/internal/guard"
 	"vfio-hotplug/internal/operate"
 )
@@ -35,16 +36,16 @@ func newDisarmCommand(m *machine) *cobra.Command {
 	}
 }
 
-// disarm takes back what we have armed. Devices that came while the gate was
-// closed are matched once it is open.
+// disarm takes back what we have armed. What the guard has caught and nobody
+// has seen to goes to the driver that it would have had.
 func disarm(ctx context.Context, o *operate.Operator, g *guard.Guard) error {
-	armed, err := g.Armed()
+	state, err := g.State()
 	if err != nil {
 		return err
 	}
-	err = g.Disarm(ctx)
-	if armed.Gate {
-		err = errors.Join(err, o.Unblock(armed.Idle))
+	err = errors.Join(g.Disarm(ctx), o.Unshield(ctx, state.Shielded))
+	if err := errors.Join(err, o.Settle(ctx, daemon.Recall(state, time.Now()))); err != nil {
+		return err
 	}
-	return err
+	return errors.Join(g.Settled(ctx), g.Shielded(ctx, nil))
 }

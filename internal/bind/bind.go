@@ -160,18 +160,6 @@ func take(ctx context.Context, dev Device, driver string, before State, hold []*
 	return "", nil
 }
 
-// Give moves a device to a driver for which no override is to stay behind: the
-// one that it would have had without us.
-func Give(ctx context.Context, dev Device, driver string, before State, hold ...*os.File) error {
-	if err := Take(ctx, dev, driver, before, hold...); err != nil {
-		return err
-	}
-	if err := dev.SetOverride(""); err != nil {
-		return &Error{Step: StepOverride, Err: truth(dev, err)}
-	}
-	return nil
-}
-
 // Insist binds a device that a probe left without a driver, to learn why: it
 // gives the driver that the device has then, or the error of the driver's own
 // probe.

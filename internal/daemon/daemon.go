@@ -39,10 +39,12 @@ type Operator interface {
 	Unplugged(pci.Address) (operate.Result, bool)
 	Recorded() ([]pci.Address, error)
 	Survey(p *policy.Policy) ([]operate.Line, error)
-	Shield([]pci.Pattern) (unshield func() error, err error)
-	Unshield() error
+	Match(ctx context.Context, r operate.Request, driver string) operate.Result
 	LoadDriver(ctx context.Context, driver string) error
-	Unblock(idle []pci.Address) error
+	Seats(*operate.Guarding, func(pci.Address) bool) ([]guard.Seat, error)
+	Exposed([]pci.Pattern, func(pci.Address) bool) ([]guard.Seat, error)
+	Shield(context.Context, []guard.Seat) error
+	Unshield(context.Context, []guard.Seat) error
 }
 
 // Config is what a daemon is made of.
@@ -79,7 +81,9 @@ type Daemon struct {
 	policy   atomic.Pointer[policy.Policy]
 	guarding atomic.Pointer[operate.Guarding]
 	chosen   atomic.Pointer[guard.Choice] // the guard, nil before it was chosen
-	again    chan struct{}                // the guard is to be judged and armed again
+	again    chan struct{}                // the guard is to be judged and armed again ...
+	// loadAgain says that the drivers it needs are to be loaded before.
+	loadAgain atomic.Bool
 
 	mu       sync.Mutex
 	lanes    map[pci.Address]*lane
@@ -114,9 +118,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer d.leave(stop)
 
 	d.logPolicy("policy loaded")
-	left := d.recallGuard()
-	d.firstScan(working)
-	d.unblock(left)
+	d.recallGuard()
+	if d.firstScan(working) {
+		d.settled(working)
+	}
 	d.notify("READY=1")
 	d.Log.Info("ready", journal.MessageStarted.Attr())
 	d.begin(func() { d.keepArmed(working) })

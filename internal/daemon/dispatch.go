@@ -17,7 +17,7 @@ func (d *Daemon) dispatch(ctx context.Context, ev *uevent.Event) {
 	switch ev.Env["SUBSYSTEM"] {
 	case "pci":
 	case "drivers":
-		d.dispatchDriver(ev)
+		d.dispatchDriver(ctx, ev)
 		return
 	default:
 		d.dispatchChild(ev)
@@ -40,7 +40,11 @@ func (d *Daemon) dispatch(ctx context.Context, ev *uevent.Event) {
 	case netlink.REMOVE:
 		d.lane(address).removed(ctx)
 	case netlink.BIND:
-		d.lane(address).heard(ev.Env["DRIVER"])
+		l := d.lane(address)
+		l.heard(ev.Env["DRIVER"])
+		if l.late(d.guarding.Load(), ev.Env["DRIVER"]) {
+			l.ask(ctx, func(t *todo) { t.look = true })
+		}
 	case netlink.UNBIND:
 		if l := d.known(address); l != nil {
 			l.poke()
@@ -52,7 +56,7 @@ func (d *Daemon) dispatch(ctx context.Context, ev *uevent.Event) {
 // device.
 func (l *lane) added(ctx context.Context, add func(*todo)) {
 	l.mu.Lock()
-	l.drivers, l.lost, l.last = nil, false, operate.Result{}
+	l.drivers, l.lost, l.last, l.newcomer = nil, false, operate.Result{}, true
 	l.mu.Unlock()
 	l.ask(ctx, add)
 }
@@ -60,9 +64,18 @@ func (l *lane) added(ctx context.Context, add func(*todo)) {
 // removed ends a life of the address.
 func (l *lane) removed(ctx context.Context) {
 	l.mu.Lock()
-	l.last = operate.Result{}
+	l.last, l.newcomer = operate.Result{}, false
 	l.mu.Unlock()
 	l.ask(ctx, func(t *todo) { t.removed = true })
+}
+
+// late reports whether a driver that has come to the device now is the guard's,
+// and we have stopped waiting for it: the kernel took longer than we did.
+func (l *lane) late(g *operate.Guarding, driver string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	waited := l.last.Outcome != "" && l.last.Outcome != operate.Gone && l.last.Driver == ""
+	return g != nil && l.newcomer && waited && g.Concerns(driver)
 }
 
 // dispatchChild uses what other subsystems tell of a PCI device below which

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pilebones/go-udev/netlink"
+
 	"vfio-hotplug/internal/guard"
 	"vfio-hotplug/internal/journal"
 	"vfio-hotplug/internal/operate"
@@ -19,11 +21,14 @@ import (
 	"vfio-hotplug/policy"
 )
 
-// Guard is armed in the kernel; *guard.Guard is one. Arm may block for as long
-// as the kernel hangs on any device that it concerns.
+// Guard is armed in the kernel; *guard.Guard is one. What changes the kernel
+// may block for as long as it hangs on any device that it concerns.
 type Guard interface {
-	Arm(context.Context, guard.Want) error
-	Armed() (guard.Want, error)
+	Arm(ctx context.Context, want guard.Want, seen []guard.Seat) (ended <-chan struct{}, err error)
+	See(context.Context, guard.Seat) error
+	State() (guard.State, error)
+	Shielded(context.Context, []guard.Seat) error
+	Settled(context.Context) error
 }
 
 // armSlow is when an arming that has not ended is reported.
@@ -36,108 +41,233 @@ func (d *Daemon) keepArmed(ctx context.Context) {
 	if d.Guard == nil {
 		return
 	}
+	d.unshieldLeft(ctx)
+	load := true
 	for {
-		d.arm(ctx)
+		d.arm(ctx, load)
 		select {
 		case <-d.again:
+			load = d.loadAgain.Swap(false)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// armAgain has the guard judged and armed again.
-func (d *Daemon) armAgain() {
+// armAgain has the guard judged and armed again; with load, after the drivers
+// that it would need have been loaded.
+func (d *Daemon) armAgain(load bool) {
+	if load {
+		d.loadAgain.Store(true)
+	}
 	select {
 	case d.again <- struct{}{}:
 	default:
 	}
 }
 
-// recallGuard takes up the guard that an earlier daemon has left armed, and
-// gives it.
-func (d *Daemon) recallGuard() guard.Want {
+// recallGuard takes up the guard that an earlier daemon has left armed.
+func (d *Daemon) recallGuard() {
 	if d.Guard == nil {
-		return guard.Want{}
-	}
-	if err := d.Operator.Unshield(); err != nil {
-		d.Log.Error("clear what an arming has left: "+strings.ReplaceAll(err.Error(), "\n", "; "), journal.MessageGuard.Attr())
-	}
-	armed, err := d.Guard.Armed()
-	if err != nil {
-		d.Log.Error(err.Error(), journal.MessageGuard.Attr())
-		return guard.Want{}
-	}
-	if g := guarding(armed, guardMode(armed), time.Now()); g.Mode != guard.Race {
-		d.guarding.Store(g)
-	}
-	return armed
-}
-
-// unblock has the kernel match what came while a gate was closed and nobody
-// was there to do it.
-func (d *Daemon) unblock(armed guard.Want) {
-	if !armed.Gate {
 		return
 	}
-	if err := d.Operator.Unblock(armed.Idle); err != nil {
-		d.Log.Error("match the devices that waited: "+strings.ReplaceAll(err.Error(), "\n", "; "), journal.MessageGuard.Attr())
+	state, err := d.Guard.State()
+	if err != nil {
+		d.logGuardFault("recall the guard", err)
+		return
+	}
+	d.guarding.Store(Recall(state, time.Now()))
+}
+
+// Recall is what the guard does that is armed, as its record says, since a time.
+func Recall(s guard.State, since time.Time) *operate.Guarding {
+	return &operate.Guarding{Mode: guardMode(s.Armed), Since: since, Armed: s.Armed, Was: s.Was, Seen: guard.NewSeats(s.Seen)}
+}
+
+// guardMode tells from what is armed which guard it is.
+func guardMode(w guard.Want) guard.Mode {
+	switch {
+	case w.Gate:
+		return guard.Gate
+	case len(w.IDs[guard.PCIStub]) > 0:
+		return guard.Stub
+	case len(w.IDs) > 0:
+		return guard.Claim
+	}
+	return guard.Race
+}
+
+// see notes that a device has been seen to, for this daemon and the next.
+func (d *Daemon) see(ctx context.Context, seat guard.Seat) {
+	g := d.guarding.Load()
+	if d.Guard == nil || g == nil || g.Seen.Has(seat) {
+		return
+	}
+	g.Seen.Add(seat)
+	d.begin(func() {
+		if err := d.Guard.See(ctx, seat); err != nil && ctx.Err() == nil {
+			d.logGuardFault("note that "+seat.Address.String()+" has been seen to", err)
+		}
+	})
+}
+
+// settled notes that all that an earlier guard has caught has been seen to.
+func (d *Daemon) settled(ctx context.Context) {
+	if d.Guard == nil {
+		return
+	}
+	if err := d.Guard.Settled(ctx); err != nil {
+		d.logGuardFault("settle the guard", err)
+	}
+}
+
+// unshieldLeft clears what a daemon that was killed while it armed has left.
+func (d *Daemon) unshieldLeft(ctx context.Context) {
+	state, err := d.Guard.State()
+	if err == nil && len(state.Shielded) > 0 {
+		err = d.unshield(ctx, state.Shielded)
+	}
+	if err != nil {
+		d.logGuardFault("clear what an arming has left", err)
 	}
 }
 
 // arm brings the kernel to the guard that fits the policy and the machine.
-func (d *Daemon) arm(ctx context.Context) {
+func (d *Daemon) arm(ctx context.Context, load bool) {
 	p := d.policy.Load()
 	rules := guardRules(p)
-	ids := rules.IDs
-	armed, err := d.Guard.Armed()
-	if err != nil {
-		d.Log.Error(err.Error(), journal.MessageGuard.Attr())
-		return
-	}
 	mode := guard.Mode(p.GuardMode().String())
-	d.loadForGuard(ctx, mode, ids)
+	if load {
+		d.loadForGuard(ctx, mode, rules.IDs)
+	}
 	machine, err := d.Machine()
 	if err != nil {
-		d.Log.Error("judge the machine for a guard: "+err.Error(), journal.MessageGuard.Attr())
+		d.logGuardFault("judge the machine for a guard", err)
 		return
 	}
 	choice, fault := guard.Choose(machine, mode, rules)
 	d.chosen.Store(&choice)
-	want := guard.Wanted(choice, ids)
+	want := guard.Wanted(choice, rules.IDs)
 	before := d.guarding.Load()
+	seen, err := d.Operator.Seats(before, d.newcomer)
+	if err != nil {
+		d.logGuardFault("look who is there before the guard", err)
+		return
+	}
+	now := moved(before, want, choice.Mode, seen)
 	// From here on what either guard catches is ours to bring on.
-	d.guarding.Store(both(before, guarding(want, choice.Mode, time.Time{})))
-	err = d.armShielded(ctx, want)
+	d.guarding.Store(under(before, now))
+	err = d.armShielded(ctx, want, seen)
 	if ctx.Err() != nil {
 		return
 	}
-	now := guarding(want, choice.Mode, time.Now())
-	if err != nil {
-		now = both(before, now)
-		now.Since = time.Time{}
+	if err == nil || errors.As(err, new(*guard.HungError)) {
+		now.Since = time.Now()
+		d.guarding.Store(now)
 	}
-	d.guarding.Store(now)
-	d.logGuard(choice, want, errors.Join(fault, err))
-	if choice.Mode != guard.Gate {
-		d.unblock(armed)
+	d.logGuard(choice, errors.Join(fault, err))
+	if guards := all(now.Was, now.Armed); guards.Gate || len(guards.IDs) > 0 {
+		d.scan(ctx, nil) // for what came while the guard moved
 	}
 }
 
-// armShielded arms while devices without a driver are kept from the new IDs.
-func (d *Daemon) armShielded(ctx context.Context, want guard.Want) error {
-	unshield, err := d.Operator.Shield(slices.Concat(slices.Collect(maps.Values(want.IDs))...))
-	if err != nil {
-		return err
-	}
+// armShielded arms while devices without a driver, which no rule may name, are
+// kept from the new IDs.
+func (d *Daemon) armShielded(ctx context.Context, want guard.Want, seen []guard.Seat) error {
 	start := time.Now()
 	slow := time.AfterFunc(armSlow, func() {
-		d.Log.Error(fmt.Sprintf("arming the guard has not ended for %v: some device hangs in the kernel; the ID works all the same", time.Since(start).Round(time.Second)),
+		d.Log.Error(fmt.Sprintf("arming the guard has not ended for %v: some device hangs in the kernel: dmesg", time.Since(start).Round(time.Second)),
 			journal.MessageStuck.Attr())
 	})
 	defer slow.Stop()
-	err = d.Guard.Arm(ctx, want)
-	return errors.Join(err, unshield())
+	exposed, err := d.Operator.Exposed(d.added(want), d.newcomer)
+	if err != nil {
+		return err
+	}
+	if len(exposed) > 0 {
+		if err := d.Guard.Shielded(ctx, exposed); err != nil {
+			return err
+		}
+		if err := d.Operator.Shield(ctx, exposed); err != nil {
+			d.logGuardFault("shield devices without a driver from the guard", err)
+		}
+	}
+	ended, err := d.Guard.Arm(ctx, want, seen)
+	if len(exposed) > 0 {
+		d.begin(func() { d.unshieldAfter(ctx, ended, exposed) })
+	}
+	return err
+}
+
+// added gives the patterns of what is wanted that are not armed yet.
+func (d *Daemon) added(want guard.Want) []pci.Pattern {
+	armed := map[string][]pci.Pattern{}
+	if state, err := d.Guard.State(); err == nil {
+		armed = state.Armed.IDs
+	}
+	var added []pci.Pattern
+	for driver, patterns := range want.IDs {
+		for _, p := range patterns {
+			if !slices.Contains(armed[driver], p) {
+				added = append(added, p)
+			}
+		}
+	}
+	return added
+}
+
+// unshieldAfter ends the shielding when the kernel has come back from the new
+// IDs.
+func (d *Daemon) unshieldAfter(ctx context.Context, ended <-chan struct{}, seats []guard.Seat) {
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		return
+	}
+	if err := d.unshield(ctx, seats); err != nil && ctx.Err() == nil {
+		d.logGuardFault("let go of the devices that were shielded from the guard", err)
+	}
+}
+
+// unshield ends a shielding, and the note of it.
+func (d *Daemon) unshield(ctx context.Context, seats []guard.Seat) error {
+	if err := d.Operator.Unshield(ctx, seats); err != nil {
+		return err
+	}
+	return d.Guard.Shielded(ctx, nil)
+}
+
+// moved is the guard after it has moved, but for the time.
+func moved(before *operate.Guarding, want guard.Want, mode guard.Mode, seen []guard.Seat) *operate.Guarding {
+	now := &operate.Guarding{Mode: mode, Armed: want, Seen: guard.NewSeats(seen)}
+	if before != nil {
+		now.Was = all(before.Was, before.Armed)
+	}
+	return now
+}
+
+// under is a guard under way from one to another: either may act on a device.
+func under(before, now *operate.Guarding) *operate.Guarding {
+	both := *now
+	if before != nil {
+		both.Armed = all(before.Armed, now.Armed)
+	}
+	return &both
+}
+
+// all is what two guards catch.
+func all(a, b guard.Want) guard.Want {
+	sum := guard.Want{IDs: map[string][]pci.Pattern{}, Gate: a.Gate || b.Gate}
+	for _, w := range []guard.Want{a, b} {
+		for driver, patterns := range w.IDs {
+			for _, p := range patterns {
+				if !slices.Contains(sum.IDs[driver], p) {
+					sum.IDs[driver] = append(sum.IDs[driver], p)
+				}
+			}
+		}
+	}
+	return sum
 }
 
 // loadForGuard loads the drivers that the guard would need, as far as they can
@@ -162,10 +292,10 @@ func (d *Daemon) loadForGuard(ctx context.Context, mode guard.Mode, ids []guard.
 	}
 }
 
-func (d *Daemon) logGuard(c guard.Choice, want guard.Want, err error) {
+func (d *Daemon) logGuard(c guard.Choice, err error) {
 	attrs := []any{slog.String("guard", string(c.Mode)), slog.String("reason", c.Why), journal.MessageGuard.Attr()}
 	if err != nil {
-		d.Log.Error("guard: "+strings.ReplaceAll(err.Error(), "\n", "; "), attrs...)
+		d.Log.Error("guard: "+oneLine(err), attrs...)
 		return
 	}
 	text := fmt.Sprintf("guard %s: %s", c.Mode, c.Why)
@@ -175,20 +305,27 @@ func (d *Daemon) logGuard(c guard.Choice, want guard.Want, err error) {
 	d.Log.Info(text, attrs...)
 }
 
+func (d *Daemon) logGuardFault(step string, err error) {
+	d.Log.Error(step+": "+oneLine(err), journal.MessageGuard.Attr())
+}
+
+// oneLine is an error's text on one line.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
 // dispatchDriver has the guard armed again when a driver that matters to it
-// comes or goes: its dynamic IDs go with it, and the order changes.
-func (d *Daemon) dispatchDriver(ev *uevent.Event) {
+// comes or goes: its dynamic IDs go with it, and the order changes. While the
+// gate is closed, one that comes is offered the devices that have none.
+func (d *Daemon) dispatchDriver(ctx context.Context, ev *uevent.Event) {
 	if d.Guard == nil || path.Dir(ev.KObj) != "/bus/pci/drivers" {
 		return
 	}
 	name := path.Base(ev.KObj)
 	g := d.guarding.Load()
-	_, ours := map[string]bool{"nvme": true, guard.PCIStub: true, policy.VFIO: true}[name]
-	if !ours && g != nil {
-		_, ours = g.IDs[name]
+	if g.Concerns(name) {
+		d.armAgain(ev.Action == netlink.ADD)
 	}
-	if ours {
-		d.armAgain()
+	if ev.Action == netlink.ADD && g.Gated() {
+		d.offer(ctx, name)
 	}
 }
 
@@ -204,38 +341,4 @@ func guardRules(p *policy.Policy) guard.Rules {
 		rules.IDs = append(rules.IDs, id)
 	}
 	return rules
-}
-
-func guarding(w guard.Want, mode guard.Mode, since time.Time) *operate.Guarding {
-	return &operate.Guarding{Mode: mode, Since: since, IDs: w.IDs}
-}
-
-// guardMode tells from what is armed which guard it is.
-func guardMode(w guard.Want) guard.Mode {
-	switch {
-	case w.Gate:
-		return guard.Gate
-	case len(w.IDs[guard.PCIStub]) > 0:
-		return guard.Stub
-	case len(w.IDs) > 0:
-		return guard.Claim
-	}
-	return guard.Race
-}
-
-// both is a guard under way from one to another: either may act on a device.
-func both(a, b *operate.Guarding) *operate.Guarding {
-	if a == nil {
-		return b
-	}
-	sum := &operate.Guarding{Mode: b.Mode, IDs: map[string][]pci.Pattern{}}
-	if a.Mode == guard.Gate {
-		sum.Mode = guard.Gate
-	}
-	for _, g := range []*operate.Guarding{a, b} {
-		for driver, patterns := range g.IDs {
-			sum.IDs[driver] = append(sum.IDs[driver], patterns...)
-		}
-	}
-	return sum
 }

@@ -215,11 +215,10 @@ func TestAnArmingThatHangsHoldsUpNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := guarded(t, sysfstest.Options{}, everyNVMe)
 		free := make(chan struct{})
-		h.Fault(func(op sysfstest.Op) error {
+		h.After(func(op sysfstest.Op, _ error) {
 			if op.Kind == sysfstest.OpWrite && strings.HasSuffix(op.Path, "/new_id") {
 				<-free
 			}
-			return nil
 		})
 		h.start()
 		if h.ready.last("READY=1") == "" {

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"vfio-hotplug/internal/guard"
 	"vfio-hotplug/internal/operate"
 	"vfio-hotplug/internal/pci"
 	"vfio-hotplug/internal/sysfs"
@@ -25,7 +26,10 @@ type lane struct {
 	drivers []string // bound since the last add, in the order of the events
 	lost    bool     // events may be missing since the last add
 	last    operate.Result
-	stuck   string // the step that the kernel has not come back from, "" for none
+	// newcomer: it was plugged since we listen, and no driver has had it when
+	// it was last looked at.
+	newcomer bool
+	stuck    string // the step that the kernel has not come back from, "" for none
 }
 
 // todo is the work that has been asked for and not begun. An event only says
@@ -34,12 +38,13 @@ type todo struct {
 	removed bool      // look whether the device has gone
 	added   time.Time // a device was plugged then; zero for none
 	look    bool      // look at the device as a scan does
+	offers  []string  // drivers that have come, to be offered the device
 	hands   []hand    // commands, in their order
 	done    []func()  // called when all the above has been done
 }
 
 func (t *todo) empty() bool {
-	return !t.removed && t.added.IsZero() && !t.look && len(t.hands) == 0 && len(t.done) == 0
+	return !t.removed && t.added.IsZero() && !t.look && len(t.offers) == 0 && len(t.hands) == 0 && len(t.done) == 0
 }
 
 // hand is a command about one device. One whose client has left before it was
@@ -133,6 +138,11 @@ func (l *lane) do(ctx context.Context, now todo) {
 	case now.look:
 		l.visit(ctx, operate.Request{Arrival: operate.Found}, l.d.Operator.Take)
 	}
+	for _, driver := range now.offers {
+		l.visit(ctx, operate.Request{Arrival: operate.Found}, func(ctx context.Context, r operate.Request) operate.Result {
+			return l.d.Operator.Match(ctx, r, driver)
+		})
+	}
 	for _, h := range now.hands {
 		if h.client.Err() != nil {
 			continue
@@ -169,6 +179,9 @@ func (l *lane) visit(ctx context.Context, r operate.Request, run func(context.Co
 	r.Device, r.Policy, r.Guard, r.Watch, r.Slow = dev, l.d.policy.Load, l.d.guarding.Load(), l, l.slow
 	result := run(ctx, r)
 	l.keep(result, r.Arrival)
+	if result.Seen {
+		l.d.see(ctx, guard.Seat{Address: l.address, Identity: dev.Identity()})
+	}
 	return result
 }
 
@@ -200,6 +213,9 @@ func (l *lane) keep(result operate.Result, arrival operate.Arrival) {
 	l.mu.Lock()
 	before := l.last
 	l.last, l.stuck = result, ""
+	if result.Driver != "" {
+		l.newcomer = false
+	}
 	l.mu.Unlock()
 	if result.Outcome == "" {
 		return
@@ -214,17 +230,14 @@ func (l *lane) keep(result operate.Result, arrival operate.Arrival) {
 func (l *lane) Wake() <-chan struct{} { return l.wake }
 
 // Foreign gives the first driver but those known that was heard of since the
-// device was added. Where events were lost, nobody knows.
-func (l *lane) Foreign(known ...string) string {
+// device was added, and whether events may be missing.
+func (l *lane) Foreign(known ...string) (driver string, lost bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if i := slices.IndexFunc(l.drivers, func(driver string) bool { return !slices.Contains(known, driver) }); i >= 0 {
-		return l.drivers[i]
+		return l.drivers[i], l.lost
 	}
-	if l.lost {
-		return "unknown (events were lost)"
-	}
-	return ""
+	return "", l.lost
 }
 
 // Saw reports whether the kernel has told that driver is bound.

@@ -24,7 +24,7 @@ func (d *Daemon) reload(ctx context.Context) {
 	d.policy.Store(p)
 	d.logPolicy("policy reloaded")
 	d.scan(ctx, nil)
-	d.armAgain()
+	d.armAgain(true)
 }
 
 func (d *Daemon) logPolicy(what string) {

@@ -53,16 +53,42 @@ func (d *Daemon) remembered() []pci.Address {
 }
 
 // firstScan looks at every device and waits for the answers, for a bounded
-// time.
-func (d *Daemon) firstScan(ctx context.Context) {
+// time. It reports whether all have answered.
+func (d *Daemon) firstScan(ctx context.Context) bool {
 	var looked sync.WaitGroup
 	d.scan(ctx, &looked)
 	all := make(chan struct{})
 	go func() { looked.Wait(); close(all) }()
 	select {
 	case <-all:
+		return ctx.Err() == nil
 	case <-ctx.Done():
 	case <-time.After(readyWithin):
 		d.Log.Warn("some devices have not answered the first scan; going on without them", slog.Duration("waited", readyWithin))
 	}
+	return false
+}
+
+// offer has every device that has no driver offered to one that has come.
+func (d *Daemon) offer(ctx context.Context, driver string) {
+	present, err := d.FS.Devices()
+	if err != nil {
+		d.Log.Error("offer devices to "+driver+": "+err.Error(), journal.MessageFailed.Attr())
+		return
+	}
+	for _, address := range present {
+		d.lane(address).ask(ctx, func(t *todo) { t.offers = append(t.offers, driver) })
+	}
+}
+
+// newcomer reports whether what is at an address was plugged since we listen,
+// and has had no driver when it was last looked at.
+func (d *Daemon) newcomer(a pci.Address) bool {
+	l := d.known(a)
+	if l == nil {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.newcomer
 }

@@ -109,40 +109,42 @@ func (m Machine) inexact(ids []ID) string {
 	return ""
 }
 
-// order is the remedy for a driver that was registered after nvme.
-const order = "have it loaded before nvme: \"softdep nvme pre: vfio-pci pci-stub\" in /etc/modprobe.d, update-initramfs -u, reboot"
-
 // lacks says what a guard by name would need and this machine does not have,
 // and how to get it.
 func (m Machine) lacks(mode Mode, ids []ID) (why, remedy string) {
-	switch {
-	case mode != Gate && len(ids) == 0:
-		return noID, "add class = \"nvme\", or what fits, to the match of a rule"
-	case mode == Claim:
-		for _, id := range ids {
-			if why, remedy := m.loses(id.Driver); why != "" {
-				return why, remedy
-			}
-		}
-	case mode == Stub:
-		return m.loses(PCIStub)
-	case mode == Gate:
+	if mode == Gate {
 		if !m.gated() {
 			return "this kernel matches new devices whatever drivers_autoprobe says", "Linux 6.19 or newer, or another mode"
+		}
+		return "", ""
+	}
+	if len(ids) == 0 {
+		return noID, "add class = \"nvme\", or what fits, to the match of a rule"
+	}
+	for _, id := range ids {
+		driver := id.Driver
+		if mode == Stub {
+			driver = PCIStub
+		}
+		if why, remedy := m.loses(driver, id.Pattern); why != "" {
+			return why, remedy
 		}
 	}
 	return "", ""
 }
 
-// loses says why a driver would not get a drive that nvme matches too.
-func (m Machine) loses(driver string) (why, remedy string) {
-	switch _, there := m.Registered[driver]; {
-	case m.wins(driver):
-		return "", ""
-	case !there:
+// loses says why a driver would not get a device with a pattern that another
+// driver matches too.
+func (m Machine) loses(driver string, pattern pci.Pattern) (why, remedy string) {
+	if _, there := m.Registered[driver]; !there {
 		return driver + " is not loaded", "modprobe " + driver
-	case m.synchronousFirst():
+	}
+	if m.synchronousFirst() && m.async(driver) {
 		return driver + " is made asynchronous by the kernel command line", "take driver_async_probe and async_probe from the kernel command line"
 	}
-	return driver + " was registered after nvme, which so comes first on this kernel", order
+	if rival := m.first(driver, m.rivals(pattern)); rival != "" {
+		return fmt.Sprintf("%s was registered after %s, which so comes first on this kernel", driver, rival),
+			fmt.Sprintf("have it loaded before %s: \"softdep %s pre: vfio-pci pci-stub\" in /etc/modprobe.d, update-initramfs -u, reboot", rival, rival)
+	}
+	return "", ""
 }

@@ -21,6 +21,7 @@ func machine(major, minor int, drivers ...string) Machine {
 func TestChoose(t *testing.T) {
 	all := Rules{IDs: []ID{{Pattern: nvme, Driver: "vfio-pci", Exact: true}}}
 	some := Rules{IDs: []ID{{Pattern: nvme, Driver: "vfio-pci", Why: "bay 12 is left"}}}
+	cards := Rules{IDs: []ID{{Pattern: pci.Pattern{Vendor: 0x8086, Device: pci.AnyID, SubVendor: pci.AnyID, SubDevice: pci.AnyID, Class: 0x020000, ClassMask: 0xff0000}, Driver: "vfio-pci", Exact: true}}}
 	none, others := Rules{}, Rules{Others: true}
 	async := machine(7, 3, "nvme", "vfio-pci", "pci-stub")
 	async.Async = []string{"vfio-pci"}
@@ -49,6 +50,10 @@ func TestChoose(t *testing.T) {
 		{"7.3, some are left, no pci-stub", machine(7, 3, "nvme", "vfio-pci"), Auto, some, Gate, "pci-stub is not loaded", "", ""},
 		{"6.18, some are left, no pci-stub", machine(6, 18, "nvme", "vfio-pci"), Auto, some, Race, "bay 12 is left", "modprobe pci-stub", ""},
 		{"7.3, vfio-pci made asynchronous", async, Auto, all, Stub, "asynchronous", "", ""},
+		{"6.1, cards by their own driver's rank", machine(6, 1, "nvme", "pci-stub", "vfio-pci", "e1000e"), Auto, cards, Claim, "every drive", "", ""},
+		{"6.1, cards whose driver was first", machine(6, 1, "e1000e", "pci-stub", "vfio-pci", "nvme"), Auto, cards, Race, "vfio-pci was registered after e1000e", "softdep e1000e pre", ""},
+		{"7.3, cards whose driver was first", machine(7, 3, "e1000e", "pci-stub", "vfio-pci", "nvme"), Auto, cards, Gate, "vfio-pci was registered after e1000e", "", ""},
+		{"7.3, cards, the right order", machine(7, 3, "nvme", "pci-stub", "vfio-pci", "e1000e"), Auto, cards, Claim, "every drive", "", ""},
 		{"VMD has the same IDs", vmd, Auto, all, Stub, "VMD", "", ""},
 		{"nothing to guard", machine(7, 3, "vfio-pci"), Auto, none, Race, "no rule of the policy wants one", "", ""},
 		{"nothing to guard, gate by name", machine(7, 3, "vfio-pci"), Gate, none, Race, "no rule of the policy wants one", "", ""},

@@ -7,7 +7,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"vfio-hotplug/internal/guard"
 	"vfio-hotplug/internal/pci"
@@ -56,14 +61,21 @@ func (h *house) comesTo(driver string) {
 	h.Unplug(bay)
 }
 
+// arm arms without devices that were there before.
+func (h *house) arm(g *guard.Guard, want guard.Want) error {
+	ended, err := g.Arm(h.t.Context(), want, []guard.Seat{})
+	<-ended
+	return err
+}
+
 func (h *house) ids(driver string) int { return len(h.DynamicIDs(driver)) }
 
 func TestArmAndDisarm(t *testing.T) {
 	h := build(t)
 	h.comesTo("nvme")
-	h.must(h.guard().Arm(t.Context(), claim))
+	h.must(h.arm(h.guard(), claim))
 	h.comesTo("vfio-pci")
-	h.must(h.guard().Arm(t.Context(), claim)) // again, after a restart
+	h.must(h.arm(h.guard(), claim)) // again, after a restart
 	if n := h.ids("vfio-pci"); n != 1 {
 		t.Errorf("%d dynamic IDs, want 1", n)
 	}
@@ -104,7 +116,7 @@ func TestSomebodyElsesIDsStay(t *testing.T) {
 		if before {
 			add(h.Kernel)
 		}
-		h.must(h.guard().Arm(t.Context(), guard.Want{IDs: map[string][]pci.Pattern{"vfio-pci": ours}}))
+		h.must(h.arm(h.guard(), guard.Want{IDs: map[string][]pci.Pattern{"vfio-pci": ours}}))
 		if !before {
 			add(h.Kernel)
 		}
@@ -113,7 +125,7 @@ func TestSomebodyElsesIDsStay(t *testing.T) {
 		}
 		// One after the other, narrow and wide ones in turn.
 		for n := len(ours) - 1; n >= 0; n-- {
-			h.must(h.guard().Arm(t.Context(), guard.Want{IDs: map[string][]pci.Pattern{"vfio-pci": ours[:n]}}))
+			h.must(h.arm(h.guard(), guard.Want{IDs: map[string][]pci.Pattern{"vfio-pci": ours[:n]}}))
 			if got := h.ids("vfio-pci"); got != n+len(theirs) {
 				t.Errorf("%d dynamic IDs, want %d", got, n+len(theirs))
 			}
@@ -128,10 +140,10 @@ func TestSomebodyElsesIDsStay(t *testing.T) {
 
 func TestTheGuardMovesWithoutAGap(t *testing.T) {
 	h := build(t)
-	h.must(h.guard().Arm(t.Context(), claim))
+	h.must(h.arm(h.guard(), claim))
 	first := len(h.Writes())
 	narrow := guard.Want{IDs: map[string][]pci.Pattern{"vfio-pci": {samsung}}}
-	h.must(h.guard().Arm(t.Context(), narrow))
+	h.must(h.arm(h.guard(), narrow))
 	var order []string
 	for _, w := range h.Writes()[first:] {
 		order = append(order, filepath.Base(w.Path))
@@ -147,10 +159,10 @@ func TestTheGuardMovesWithoutAGap(t *testing.T) {
 
 func TestAReloadedModuleIsArmedAgain(t *testing.T) {
 	h := build(t)
-	h.must(h.guard().Arm(t.Context(), claim))
+	h.must(h.arm(h.guard(), claim))
 	h.must(h.UnloadModule("vfio-pci"))
 	h.must(h.LoadModule("vfio-pci"))
-	h.must(h.guard().Arm(t.Context(), claim))
+	h.must(h.arm(h.guard(), claim))
 	if n := h.ids("vfio-pci"); n != 1 {
 		t.Errorf("%d dynamic IDs, want 1", n)
 	}
@@ -163,14 +175,14 @@ func TestAReloadedModuleIsArmedAgain(t *testing.T) {
 func TestTheGate(t *testing.T) {
 	h := build(t)
 	gate := guard.Want{Gate: true}
-	h.must(h.guard().Arm(t.Context(), gate))
+	h.must(h.arm(h.guard(), gate))
 	h.comesTo("")
 	h.must(h.guard().Disarm(t.Context()))
 	h.comesTo("nvme")
 
 	// A gate that somebody else has closed is not ours to open.
 	h.must(h.Root().Write("bus/pci/drivers_autoprobe", "0"))
-	h.must(h.guard().Arm(t.Context(), gate))
+	h.must(h.arm(h.guard(), gate))
 	h.must(h.guard().Disarm(t.Context()))
 	h.comesTo("")
 }
@@ -185,7 +197,7 @@ func TestKilledAtAnyTime(t *testing.T) {
 			h := build(t)
 			direct := guard.New(h.Root(), sysfs.Direct(h.Root()), h.file)
 			if disarming {
-				h.must(direct.Arm(t.Context(), want))
+				h.must(h.arm(direct, want))
 			}
 			first := h.Operations()
 			h.After(func(op sysfstest.Op, _ error) {
@@ -197,7 +209,7 @@ func TestKilledAtAnyTime(t *testing.T) {
 				if disarming {
 					_ = direct.Disarm(context.Background())
 				} else {
-					_ = direct.Arm(context.Background(), want)
+					_ = h.arm(direct, want)
 				}
 			})
 			h.After(nil)
@@ -224,22 +236,163 @@ func dies(run func()) (died bool) {
 
 func TestFaults(t *testing.T) {
 	h := build(t)
-	err := h.guard().Arm(t.Context(), guard.Want{IDs: map[string][]pci.Pattern{"no-such-driver": {nvme}}})
+	err := h.arm(h.guard(), guard.Want{IDs: map[string][]pci.Pattern{"no-such-driver": {nvme}}})
 	if err == nil || !strings.Contains(err.Error(), "no-such-driver: the driver is not loaded") {
 		t.Errorf("got %v", err)
 	}
 	h.must(os.WriteFile(h.file, []byte("{torn"), 0o600))
-	if err := h.guard().Arm(t.Context(), claim); err == nil || !strings.Contains(err.Error(), h.file) {
+	if err := h.arm(h.guard(), claim); err == nil || !strings.Contains(err.Error(), h.file) {
 		t.Errorf("got %v, want the file's name", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	h.must(os.Remove(h.file))
-	if err := h.guard().Arm(ctx, claim); !errors.Is(err, context.Canceled) {
+	if _, err := h.guard().Arm(ctx, claim, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want canceled", err)
 	}
-	h.must(h.guard().Arm(t.Context(), claim))
+	h.must(h.arm(h.guard(), claim))
 	if n := h.ids("vfio-pci"); n != 1 {
 		t.Errorf("%d dynamic IDs, want 1", n)
 	}
+}
+
+func TestReadMachine(t *testing.T) {
+	proc := t.TempDir()
+	h := build(t)
+	h.must(os.WriteFile(filepath.Join(proc, "modules"), []byte(h.ProcModules()), 0o644))
+	for line, want := range map[string][]string{
+		"quiet":                             nil,
+		"driver_async_probe=vfio-pci,ahci":  {"vfio-pci", "ahci"},
+		"vfio_pci.async_probe x=1":          {"vfio-pci"},
+		"vfio_pci.async_probe=0":            nil,
+		"module.async_probe=1":              {"*"},
+		"module.async_probe=n nvme.x=async": nil,
+	} {
+		h.must(os.WriteFile(filepath.Join(proc, "cmdline"), []byte(line+"\n"), 0o644))
+		m, err := guard.ReadMachine(h.Root(), proc, "6.12.95+deb12-amd64")
+		if err != nil || !slices.Equal(m.Async, want) || m.Release != (guard.Release{Major: 6, Minor: 12}) {
+			t.Errorf("%s: got %+v, %v; want %q", line, m, err, want)
+		}
+		if m.Registered["vfio-pci"] >= m.Registered["nvme"] {
+			t.Errorf("the order is %v", m.Registered)
+		}
+	}
+}
+
+// TestKilledBetweenTheRecordAndTheGate: the next arming closes the gate.
+func TestKilledBetweenTheRecordAndTheGate(t *testing.T) {
+	h := build(t)
+	h.Fault(func(op sysfstest.Op) error {
+		if op.Kind == sysfstest.OpWrite && strings.HasSuffix(op.Path, "drivers_autoprobe") {
+			panic("killed")
+		}
+		return nil
+	})
+	if !dies(func() { _ = h.arm(h.guard(), guard.Want{Gate: true}) }) {
+		t.Fatal("it was not killed")
+	}
+	h.Fault(nil)
+	h.must(h.arm(h.guard(), guard.Want{Gate: true}))
+	h.comesTo("")
+	h.must(h.guard().Disarm(t.Context()))
+	h.comesTo("nvme")
+}
+
+// TestKilledBeforeTheNewID: what was only recorded is not taken from somebody
+// who has the same.
+func TestKilledBeforeTheNewID(t *testing.T) {
+	h := build(t)
+	h.must(h.Root().Write("bus/pci/drivers/vfio-pci/new_id", "ffffffff ffffffff ffffffff ffffffff 010802 ffffff"))
+	h.Fault(func(op sysfstest.Op) error {
+		if op.Kind == sysfstest.OpWrite && strings.HasSuffix(op.Path, "new_id") {
+			panic("killed")
+		}
+		return nil
+	})
+	direct := guard.New(h.Root(), sysfs.Direct(h.Root()), h.file)
+	if !dies(func() { _ = h.arm(direct, claim) }) {
+		t.Fatal("it was not killed")
+	}
+	h.Fault(nil)
+	h.must(h.guard().Disarm(t.Context()))
+	if n := h.ids("vfio-pci"); n != 1 {
+		t.Errorf("%d IDs, want the other's", n)
+	}
+}
+
+func TestWhatCannotBeAddedTakesNothingAway(t *testing.T) {
+	h := build(t)
+	h.must(h.arm(h.guard(), claim))
+	h.Fault(func(op sysfstest.Op) error {
+		if op.Kind == sysfstest.OpWrite && strings.HasSuffix(op.Path, "pci-stub/new_id") {
+			return syscall.EPERM
+		}
+		return nil
+	})
+	if err := h.arm(h.guard(), guard.Want{IDs: map[string][]pci.Pattern{"pci-stub": {nvme}}}); !errors.Is(err, syscall.EPERM) {
+		t.Errorf("got %v, want %v", err, syscall.EPERM)
+	}
+	if h.ids("vfio-pci") != 1 {
+		t.Error("nothing guards")
+	}
+}
+
+// TestAHungIDIsArmed: the kernel does not come back from new_id for a while;
+// the guard goes on, and what comes is guarded.
+func TestAHungIDIsArmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t)
+		h.must(h.arm(h.guard(), claim))
+		free := make(chan struct{})
+		h.After(func(op sysfstest.Op, _ error) {
+			if op.Kind == sysfstest.OpWrite && strings.HasSuffix(op.Path, "pci-stub/new_id") {
+				<-free
+			}
+		})
+		g := h.guard()
+		ended, err := g.Arm(t.Context(), guard.Want{IDs: map[string][]pci.Pattern{"pci-stub": {nvme}}}, nil)
+		if !errors.As(err, new(*guard.HungError)) {
+			t.Errorf("got %v, want a HungError", err)
+		}
+		if h.ids("vfio-pci") != 0 || h.ids("pci-stub") != 1 {
+			t.Errorf("%d IDs on vfio-pci, %d on pci-stub", h.ids("vfio-pci"), h.ids("pci-stub"))
+		}
+		select {
+		case <-ended:
+			t.Error("it says that all has ended")
+		default:
+		}
+		h.must(g.Disarm(t.Context()))
+		if n := h.ids("pci-stub"); n != 0 {
+			t.Errorf("%d IDs are left on pci-stub", n)
+		}
+		close(free)
+		<-ended
+	})
+}
+
+// TestTheRecordTellsTheCatch: what is armed, what was, and who was there before.
+func TestTheRecordTellsTheCatch(t *testing.T) {
+	h := build(t)
+	before := []guard.Seat{{Address: bay, Identity: 7}}
+	_, err := h.guard().Arm(t.Context(), claim, before)
+	h.must(err)
+	_, err = h.guard().Arm(t.Context(), guard.Want{Gate: true}, nil)
+	h.must(err)
+	h.must(h.guard().See(t.Context(), guard.Seat{Address: bay, Identity: 8})) // another drive
+	check := func(when string, armed, was guard.Want) {
+		t.Helper()
+		s, err := h.guard().State()
+		h.must(err)
+		want := guard.State{Armed: armed, Was: was, Seen: []guard.Seat{{Address: bay, Identity: 8}}}
+		if diff := cmp.Diff(want, s, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s: %s", when, diff)
+		}
+	}
+	check("after a move", guard.Want{Gate: true}, claim)
+	h.must(h.guard().Disarm(t.Context()))
+	was := guard.Want{IDs: claim.IDs, Gate: true}
+	check("disarmed", guard.Want{}, was)
+	h.must(h.guard().Settled(t.Context()))
+	check("settled", guard.Want{}, guard.Want{})
 }

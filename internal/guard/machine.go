@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 
+	"vfio-hotplug/internal/pci"
 	"vfio-hotplug/internal/sysfs"
 )
 
@@ -100,7 +101,8 @@ func loadOrder(file string) ([]string, error) {
 	return names, lines.Err()
 }
 
-// asyncDrivers reads driver_async_probe= and MODULE.async_probe from the
+// asyncDrivers reads driver_async_probe= and MODULE.async_probe, or
+// module.async_probe for every module, from the
 // kernel command line (Documentation/admin-guide/kernel-parameters.txt).
 func asyncDrivers(file string) ([]string, error) {
 	line, err := os.ReadFile(file)
@@ -113,7 +115,12 @@ func asyncDrivers(file string) ([]string, error) {
 			drivers = append(drivers, strings.Split(list, ",")...)
 		}
 		name, value, _ := strings.Cut(word, "=")
-		if module, ok := strings.CutSuffix(name, ".async_probe"); ok && value != "0" && value != "n" && value != "N" {
+		module, ok := strings.CutSuffix(name, ".async_probe")
+		switch {
+		case !ok || value == "0" || value == "n" || value == "N":
+		case module == "module": // the default for all (kernel/module/main.c)
+			drivers = append(drivers, "*")
+		default:
 			drivers = append(drivers, strings.ReplaceAll(module, "_", "-"))
 		}
 	}
@@ -139,22 +146,50 @@ func (m Machine) synchronousFirst() bool { return m.Release.Least(6, 17) }
 // gated: drivers_autoprobe = 0 also holds for a device that is plugged.
 func (m Machine) gated() bool { return m.Release.Least(6, 19) }
 
-// wins reports whether driver gets a new NVMe drive that it and nvme match.
-func (m Machine) wins(driver string) bool {
-	rank, there := m.Registered[driver]
-	if !there {
-		return false
+// anyNVMe is what nvme's own table matches by class.
+var anyNVMe = pci.Pattern{Vendor: pci.AnyID, Device: pci.AnyID, SubVendor: pci.AnyID, SubDevice: pci.AnyID, Class: uint32(pci.NVMe), ClassMask: 0xffffff}
+
+// rivals gives the drivers that may match a device with a pattern, besides
+// those of a guard, in order of name. Of an NVMe drive it is known; for the
+// rest a driver's table cannot be read, so it is every driver that is registered.
+func (m Machine) rivals(pattern pci.Pattern) []string {
+	if anyNVMe.Covers(pattern) {
+		return []string{"nvme"}
 	}
-	if m.synchronousFirst() {
-		return !m.async(driver)
+	var rivals []string
+	for driver := range m.Registered {
+		if driver == "nvme" && !anyNVMe.Meets(pattern) {
+			continue
+		}
+		if driver != PCIStub && driver != "uio_pci_generic" && driver != "pcieport" && !strings.HasSuffix(strings.ReplaceAll(driver, "_", "-"), "vfio-pci") {
+			rivals = append(rivals, driver)
+		}
 	}
-	rival, there := m.Registered["nvme"]
-	if !there || rank < rival {
-		return true
+	slices.Sort(rivals)
+	return rivals
+}
+
+// first gives the first of the rivals to which a new device that it matches is
+// offered before driver, "" for none. Those that are not loaded yet come later.
+func (m Machine) first(driver string, rivals []string) string {
+	rank := m.Registered[driver]
+	i := slices.IndexFunc(rivals, func(rival string) bool {
+		other, there := m.Registered[rival]
+		switch {
+		case !there || rival == driver:
+			return false
+		case m.synchronousFirst() && (rival == "nvme" || m.async(rival)):
+			return false
+		case rank == 0 && other == 0:
+			// Both are built in: drivers/pci is linked before the other drivers.
+			return driver != PCIStub
+		}
+		return other < rank
+	})
+	if i < 0 {
+		return ""
 	}
-	// Both are built in: drivers/pci is linked before drivers/nvme, and
-	// drivers/vfio after it.
-	return rank == 0 && rival == 0 && driver == PCIStub
+	return rivals[i]
 }
 
 func (m Machine) async(driver string) bool {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 
 	"vfio-hotplug/internal/pci"
 )
@@ -18,8 +19,15 @@ type record struct {
 	IDs     []armed `json:"ids,omitempty"`
 	// Gate says that drivers_autoprobe was 1 and that we wrote 0.
 	Gate bool `json:"gate,omitempty"`
-	// Idle are the devices that had no driver then.
-	Idle []pci.Address `json:"idle,omitempty"`
+	// Was is what was armed before: what it caught may not have been seen to.
+	Was     []past `json:"was,omitempty"`
+	WasGate bool   `json:"was_gate,omitempty"`
+	// Seen are the devices that were there when the guard was armed, and those
+	// that have been seen to since: what they have is not the guard's doing.
+	Seen []Seat `json:"seen,omitempty"`
+	// Shielded are devices that may bear the override which keeps them from a
+	// new ID.
+	Shielded []Seat `json:"shielded,omitempty"`
 }
 
 // armed is a dynamic ID that we added, or were about to add.
@@ -34,7 +42,20 @@ type armed struct {
 	Sure bool `json:"sure"`
 }
 
+// past is a dynamic ID that we added once.
+type past struct {
+	Driver  string      `json:"driver"`
+	Pattern pci.Pattern `json:"pattern"`
+}
+
 const recordVersion = 1
+
+// remember has the record know of an ID after it is gone.
+func (r *record) remember(a armed) {
+	if p := (past{a.Driver, a.Pattern}); !slices.Contains(r.Was, p) {
+		r.Was = append(r.Was, p)
+	}
+}
 
 // read gives the record, an empty one where there is none.
 func (g *Guard) read() (record, error) {

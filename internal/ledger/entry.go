@@ -15,6 +15,7 @@ const (
 	Taking    Stage = "taking"    // written before the first change
 	Taken     Stage = "taken"     // the driver is bound
 	Releasing Stage = "releasing" // written before the first step back
+	Letting   Stage = "letting"   // written before what the guard's driver has caught is let through to another
 )
 
 // Entry is what we did to one device.
@@ -60,7 +61,7 @@ func (e Entry) of() (pci.Address, uint64) { return e.Address, e.Identity }
 
 func (e Entry) valid(at pci.Address) error {
 	switch e.Stage {
-	case Taking, Taken, Releasing:
+	case Taking, Taken, Releasing, Letting:
 	default:
 		return fmt.Errorf("unknown stage %q", e.Stage)
 	}

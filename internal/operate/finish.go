@@ -45,9 +45,14 @@ func (t *taking) bound(ctx context.Context, from string) Result {
 			return t.gone()
 		}
 	}
-	caught := t.caught()
-	from = cmp.Or(from, t.origin.Driver, t.watch().Foreign(t.driver, caught))
-	if from == "" && !heard {
+	foreign, lost := t.watch().Foreign(append(t.Guard.haveCaught(t.facts.IDs()), t.driver)...)
+	from = cmp.Or(from, t.origin.Driver, foreign)
+	named := from != ""
+	switch {
+	case named:
+	case lost:
+		from = "unknown (events were lost)"
+	case !heard:
 		from = "unknown (its bind was not heard of)"
 	}
 	outcome := Direct
@@ -56,9 +61,9 @@ func (t *taking) bound(ctx context.Context, from string) Result {
 	}
 	result := t.verified(outcome)
 	result.From, result.Latency, result.Reason = from, latency, t.decision.Reason
-	if t.Arrival == HotAdd && !t.unread() && (caught != "" || t.Guard.gated()) && t.Guard.held(t.At) {
+	if t.Arrival == HotAdd && !t.unread() && t.expected() && t.Guard.held(t.At) {
 		result.Guard = string(t.Guard.Mode)
-		result.Missed = from != ""
+		result.Missed = named
 	}
 	line := t.line(ledger.Taken)
 	line.Outcome, line.Latency = string(outcome), latency
@@ -138,13 +143,7 @@ func (t *taking) refused(ctx context.Context, c Check) Result {
 // is told, and the ledger keeps it for the next try.
 func (t *taking) giveUp(ctx context.Context, result Result) Result {
 	if t.dirty {
-		if t.caughtNew {
-			natural := t.natural(ctx)
-			t.back = bind.State{Driver: natural, New: natural == ""}
-		}
-		err := t.patiently("put back", func() error {
-			return bind.Restore(ctx, t.Device, t.ours, t.back, t.lock.File())
-		})
+		err := t.putBack(ctx)
 		if ctx.Err() != nil {
 			return t.interrupted(ctx.Err())
 		}
@@ -159,6 +158,23 @@ func (t *taking) giveUp(ctx context.Context, result Result) Result {
 	}
 	result.Driver, _ = t.Device.Driver()
 	return result
+}
+
+// putBack puts a device back to what it was. A new one that the guard would
+// catch again goes to its driver by name.
+func (t *taking) putBack(ctx context.Context) error {
+	back := t.back
+	named := back.New && len(t.Guard.haveCaught(t.facts.IDs())) > 0
+	if named {
+		back = bind.State{Driver: t.natural(ctx)}
+	}
+	err := t.patiently("put back", func() error {
+		return bind.Restore(ctx, t.Device, t.ours, back, t.lock.File())
+	})
+	if err == nil && named && back.Driver == "" {
+		err = t.offer()
+	}
+	return err
 }
 
 // forget has the ledger say what it said before this operation.

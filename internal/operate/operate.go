@@ -107,8 +107,8 @@ type Watch interface {
 	// receive.
 	Wake() <-chan struct{}
 	// Foreign gives the first driver other than those known that was seen on the
-	// device since it was added, "" for none.
-	Foreign(known ...string) string
+	// device since it was added, "" for none; and whether events may be missing.
+	Foreign(known ...string) (driver string, lost bool)
 	// Saw reports whether an event told that driver is bound.
 	Saw(driver string) bool
 }
@@ -117,9 +117,9 @@ type Watch interface {
 // clock.
 type blind struct{}
 
-func (blind) Wake() <-chan struct{}    { return nil }
-func (blind) Foreign(...string) string { return "" }
-func (blind) Saw(string) bool          { return true }
+func (blind) Wake() <-chan struct{}            { return nil }
+func (blind) Foreign(...string) (string, bool) { return "", false }
+func (blind) Saw(string) bool                  { return true }
 
 func (r *Request) watch() Watch {
 	if r.Watch == nil {

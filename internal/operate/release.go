@@ -70,12 +70,14 @@ func (t *taking) giveBack(ctx context.Context, entry ledger.Entry) Result {
 	before := bind.State(entry.Before)
 	if before.New {
 		// By its name: a dynamic ID of the guard's would match again.
-		before.Driver = t.natural(ctx)
-		before.New = before.Driver == ""
+		before = bind.State{Driver: t.natural(ctx)}
 	}
 	err = t.patiently("unbind from "+entry.Driver, func() error {
 		return bind.Restore(ctx, t.Device, entry.Driver, before, t.lock.File())
 	})
+	if err == nil && entry.Before.New && before.Driver == "" {
+		err = t.offer()
+	}
 	switch {
 	case ctx.Err() != nil:
 		return t.interrupted(ctx.Err())

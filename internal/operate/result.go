@@ -41,6 +41,7 @@ type Result struct {
 	Node    string        `json:"node,omitempty"`       // the node that a program opens
 	Guard   string        `json:"guard,omitempty"`      // the guard that was armed for it when it was plugged
 	Missed  bool          `json:"missed,omitempty"`     // another driver touched it although a guard was armed
+	Seen    bool          `json:"-"`                    // what it has now is not the guard's doing, or no longer
 	Release bool          `json:"-"`                    // it was to be given back, not taken
 	Latency time.Duration `json:"latency_ns,omitempty"` // from the kernel's event to the usable node, for a hot-add
 }

@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"sync"
+	"time"
 
+	"vfio-hotplug/internal/guard"
 	"vfio-hotplug/internal/ledger"
 	"vfio-hotplug/internal/pci"
 	"vfio-hotplug/internal/sysfs"
@@ -15,99 +19,151 @@ import (
 // by none.
 const nobody = "vfio-hotplug-hands-off"
 
-// Shield keeps devices that have no driver from dynamic IDs with these patterns
-// while those are added: the kernel offers a new ID to every device without a
-// driver at once (drivers/pci/pci-driver.c, new_id_store). It writes
-// driver_override of those that match and bear none, and gives the function
-// that clears it again. One that a killed daemon has left is cleared too.
-func (o *Operator) Shield(patterns []pci.Pattern) (func() error, error) {
+// shieldWithin is how long a device may take to take the override. One that
+// hangs in the kernel does not, and is not waited for.
+const shieldWithin = 5 * time.Second
+
+// Exposed lists the devices that a new dynamic ID with these patterns would
+// take at once (drivers/pci/pci-driver.c, new_id_store): those without a driver,
+// but for newcomers, which the guard is to catch.
+func (o *Operator) Exposed(patterns []pci.Pattern, newcomer func(pci.Address) bool) ([]guard.Seat, error) {
 	addresses, err := o.FS.Devices()
 	if err != nil {
 		return nil, err
 	}
-	var shielded []*sysfs.Device
-	var locks []*ledger.Lock
-	unshield := func() error {
-		var faults []error
-		for i, d := range shielded {
-			if err := d.SetOverride(""); err != nil && !sysfs.Gone(err) {
-				faults = append(faults, fmt.Errorf("let go of %s: %w", d.Address(), err))
-			}
-			faults = append(faults, d.Close(), locks[i].Unlock())
-		}
-		return errors.Join(faults...)
-	}
+	var exposed []guard.Seat
 	for _, a := range addresses {
-		d, lock, err := o.shield(a, patterns)
+		if newcomer(a) {
+			continue
+		}
+		seat, driver, ids, err := o.seat(a)
 		if err != nil {
-			return nil, errors.Join(err, unshield())
+			if err = unlessGone(err); err != nil {
+				return nil, err
+			}
+			continue
 		}
-		if d != nil {
-			shielded, locks = append(shielded, d), append(locks, lock)
+		if driver == "" && slices.ContainsFunc(patterns, func(p pci.Pattern) bool { return p.Matches(ids) }) {
+			exposed = append(exposed, seat)
 		}
 	}
-	return unshield, nil
+	return exposed, nil
 }
 
-// shield shields one device, and keeps its lock; nil where nothing needs doing.
-func (o *Operator) shield(a pci.Address, patterns []pci.Pattern) (*sysfs.Device, *ledger.Lock, error) {
-	d, err := o.FS.Open(a)
-	if sysfs.Gone(err) {
-		return nil, nil, nil
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	facts, err := d.Read(pci.NoFacts)
-	if err != nil || facts.Driver != "" || !slices.ContainsFunc(patterns, func(p pci.Pattern) bool { return p.Matches(facts.IDs()) }) {
-		return nil, nil, errors.Join(d.Close(), unlessGone(err))
-	}
-	// One that is being worked on bears our override, or is waited for.
-	lock, err := o.Ledger.Lock(a)
-	if errors.Is(err, ledger.ErrLocked) {
-		return nil, nil, d.Close()
-	}
-	if err != nil {
-		return nil, nil, errors.Join(err, d.Close())
-	}
-	override, err := d.Override()
-	if err == nil && override == "" {
-		err = d.SetOverride(nobody)
-	}
-	if err == nil && (override == "" || override == nobody) {
-		return d, lock, nil
-	}
-	return nil, nil, errors.Join(d.Close(), lock.Unlock(), unlessGone(err))
-}
-
-// Unshield clears what a daemon that was killed while it armed has left.
-func (o *Operator) Unshield() error {
+// Seats lists the devices that are there and are not the guard's catch; those
+// that came since the daemon started and that no driver has had yet are neither.
+func (o *Operator) Seats(g *Guarding, newcomer func(pci.Address) bool) ([]guard.Seat, error) {
 	addresses, err := o.FS.Devices()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var faults []error
+	seats := make([]guard.Seat, 0, len(addresses))
 	for _, a := range addresses {
-		faults = append(faults, o.unshield(a))
+		seat, driver, ids, err := o.seat(a)
+		if err != nil {
+			if err = unlessGone(err); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		facts := pci.Device{Address: a, Vendor: ids.Vendor, DeviceID: ids.Device, SubVendor: ids.SubVendor, SubDevice: ids.SubDevice, Class: ids.Class}
+		if !newcomer(a) && !g.mayHaveCaught(facts, seat.Identity, driver) {
+			seats = append(seats, seat)
+		}
 	}
-	return errors.Join(faults...)
+	return seats, nil
 }
 
-func (o *Operator) unshield(a pci.Address) error {
+func (o *Operator) seat(a pci.Address) (guard.Seat, string, pci.IDs, error) {
 	d, err := o.FS.Open(a)
+	if err != nil {
+		return guard.Seat{}, "", pci.IDs{}, err
+	}
+	defer d.Close()
+	facts, err := d.Read(pci.NoFacts)
+	return guard.Seat{Address: a, Identity: d.Identity()}, facts.Driver, facts.IDs(), err
+}
+
+// Shield keeps devices from every driver by an override of their own, unless
+// they bear one. It waits a few seconds at most; the error names what could not
+// be shielded.
+func (o *Operator) Shield(ctx context.Context, seats []guard.Seat) error {
+	return o.each(ctx, seats, func(ctx context.Context, d *sysfs.Device) error {
+		// One that is being worked on bears our override, or waits for it.
+		lock, err := o.Ledger.Lock(d.Address())
+		if errors.Is(err, ledger.ErrLocked) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		err = d.SwapOverride(ctx, "", nobody, lock.File())
+		return errors.Join(unlessOther(err), lock.Unlock())
+	})
+}
+
+// Unshield ends what Shield has begun, also one that was cut short. A device
+// that is at work meanwhile is waited for in the background, until ctx ends.
+func (o *Operator) Unshield(ctx context.Context, seats []guard.Seat) error {
+	return o.each(ctx, seats, func(ctx context.Context, d *sysfs.Device) error {
+		lock, err := o.Ledger.LockWait(ctx, d.Address())
+		if err != nil {
+			return err
+		}
+		err = d.SwapOverride(ctx, nobody, "", lock.File())
+		return errors.Join(unlessOther(err), lock.Unlock())
+	})
+}
+
+// each does something to devices at the same time and waits for it, for a few
+// seconds. A device that has gone is no error.
+func (o *Operator) each(ctx context.Context, seats []guard.Seat, do func(context.Context, *sysfs.Device) error) error {
+	var mu sync.Mutex
+	faults := map[pci.Address]error{}
+	var work sync.WaitGroup
+	for _, seat := range seats {
+		faults[seat.Address] = errors.New("it has not answered: dmesg")
+		work.Go(func() {
+			err := o.with(seat, func(d *sysfs.Device) error { return do(ctx, d) })
+			mu.Lock()
+			defer mu.Unlock()
+			if delete(faults, seat.Address); err != nil {
+				faults[seat.Address] = err
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { work.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(shieldWithin):
+	case <-ctx.Done():
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	var words []string
+	for _, seat := range seats {
+		if err := faults[seat.Address]; err != nil {
+			words = append(words, fmt.Sprintf("%s: %v", seat.Address, err))
+		}
+	}
+	if len(words) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(words, "; "))
+}
+
+// with does something to a device, if it is still there.
+func (o *Operator) with(seat guard.Seat, do func(*sysfs.Device) error) error {
+	d, err := o.FS.Open(seat.Address)
 	if err != nil {
 		return unlessGone(err)
 	}
 	defer d.Close()
-	// One with a driver never bore it, and reading it might wait for a probe.
-	if driver, err := d.Driver(); err != nil || driver != "" {
-		return unlessGone(err)
+	if d.Identity() != seat.Identity {
+		return nil
 	}
-	override, err := d.Override()
-	if err != nil || override != nobody {
-		return unlessGone(err)
-	}
-	return unlessGone(d.SetOverride(""))
+	return unlessGone(do(d))
 }
 
 func unlessGone(err error) error {
@@ -115,6 +171,13 @@ func unlessGone(err error) error {
 		return nil
 	}
 	return err
+}
+
+func unlessOther(err error) error {
+	if errors.Is(err, sysfs.ErrOther) {
+		return nil
+	}
+	return unlessGone(err)
 }
 
 // LoadDriver loads a driver's module, if it is not registered already.
@@ -126,37 +189,4 @@ func (o *Operator) LoadDriver(ctx context.Context, driver string) error {
 	ctx, cancel := context.WithTimeout(ctx, o.Limit.Load)
 	defer cancel()
 	return o.Load(ctx, driver)
-}
-
-// Unblock has the kernel match the devices that came while the gate was closed:
-// those that have no driver and no override, but for those that were idle then.
-func (o *Operator) Unblock(idle []pci.Address) error {
-	addresses, err := o.FS.Devices()
-	if err != nil {
-		return err
-	}
-	var faults []error
-	for _, a := range addresses {
-		if !slices.Contains(idle, a) {
-			faults = append(faults, o.unblock(a))
-		}
-	}
-	return errors.Join(faults...)
-}
-
-func (o *Operator) unblock(a pci.Address) error {
-	d, err := o.FS.Open(a)
-	if err != nil {
-		return unlessGone(err)
-	}
-	defer d.Close()
-	driver, err := d.Driver()
-	if err != nil || driver != "" {
-		return unlessGone(err)
-	}
-	override, err := d.Override()
-	if err != nil || override != "" {
-		return unlessGone(err)
-	}
-	return unlessGone(d.Probe())
 }

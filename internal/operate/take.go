@@ -41,9 +41,9 @@ type taking struct {
 	origin bind.State
 	// dirty says that something of ours may stand on the device.
 	dirty bool
-	// caughtNew says that back is the driver that the device would have had
-	// without the guard: looked up only when it is needed.
-	caughtNew bool
+	// fresh says that no driver has had the device since it was plugged, but
+	// for those to which the guard gives it.
+	fresh bool
 }
 
 // told completes a result with what every result tells.
@@ -52,6 +52,7 @@ func (t *taking) told(r Result) Result {
 	if t.decision.Rule != nil {
 		r.Rule = t.decision.Rule.Name
 	}
+	r.Seen = r.Driver != "" && (r.Outcome.Bound() || !t.caughtBy(r.Driver))
 	return r
 }
 
@@ -60,7 +61,7 @@ func (t *taking) take(ctx context.Context) Result {
 	if err := t.decide(); err != nil {
 		return t.failure(ctx, err)
 	}
-	if t.decision.Verdict != policy.Bind && !t.halfDone() && !t.guarded() {
+	if t.decision.Verdict != policy.Bind && !t.halfDone() && !t.mayBeCaught() {
 		return t.left(t.decision.Reason, "")
 	}
 	waited, err := t.enter(ctx)
@@ -88,18 +89,35 @@ func (t *taking) locked(ctx context.Context) Result {
 	if t.prior, err = t.entry(); err != nil {
 		return t.refused(ctx, veto("ledger", "", "%v", err))
 	}
-	if t.prior != nil && t.prior.Stage == ledger.Releasing && t.Arrival != ByHand {
-		return t.giveBack(ctx, *t.prior)
+	if t.prior != nil {
+		switch {
+		case t.prior.Stage == ledger.Releasing && t.Arrival != ByHand:
+			return t.giveBack(ctx, *t.prior)
+		case t.prior.Stage == ledger.Letting:
+			if _, err := t.let(ctx, t.prior.Driver); err != nil {
+				return t.failure(ctx, err)
+			}
+			t.prior = nil
+		}
 	}
 	now, err := t.Device.Driver()
 	if err != nil {
 		return t.failure(ctx, err)
 	}
-	if reason, remedy, unwanted := t.unwanted(); unwanted {
-		return t.unwantedNow(ctx, now, reason, remedy)
+	caught, err := t.isCaught(now)
+	if err != nil {
+		return t.failure(ctx, err)
 	}
-	if t.prior == nil && t.Arrival == HotAdd && t.guarded() && t.Guard.held(t.At) {
-		return t.takeCaught(ctx)
+	t.fresh = caught || t.prior == nil && t.Arrival == HotAdd && now == ""
+	if reason, remedy, unwanted := t.unwanted(); unwanted {
+		if caught || t.fresh && t.expected() {
+			return t.letThrough(ctx, now, reason, remedy)
+		}
+		t.remember(now, "")
+		return t.giveUp(ctx, Result{Outcome: Left, Reason: reason, Remedy: remedy})
+	}
+	if caught || t.fresh && t.expected() && t.Guard.held(t.At) {
+		return t.takeCaught(ctx, now)
 	}
 	if now == t.driver {
 		return t.already(ctx)
@@ -107,7 +125,7 @@ func (t *taking) locked(ctx context.Context) Result {
 	if reason, remedy := t.takenAway(t.prior, now); reason != "" && t.Arrival != ByHand {
 		return t.left(reason, remedy)
 	}
-	override, err := t.Device.Override()
+	override, err := t.override()
 	if err != nil {
 		return t.failure(ctx, err)
 	}
@@ -116,80 +134,16 @@ func (t *taking) locked(ctx context.Context) Result {
 		return t.refused(ctx, c)
 	}
 	switch {
+	case now == "" && t.unread() && t.expected():
+		return t.readThrough(ctx, now)
 	case now == "" && t.unread():
-		return t.readFirst(ctx)
+		return t.readFirst(ctx, now)
 	case now == "":
 		return t.attach(ctx)
-	case now == guard.PCIStub:
-		return t.fromStub(ctx)
+	case now == guard.PCIStub && t.unread():
+		return t.readFirst(ctx, now)
 	}
 	return t.takeFrom(ctx, now)
-}
-
-// unwantedNow ends with a device that is not to be taken: what an operation
-// that was cut short has left on it is put back, and what the guard keeps from
-// its driver is let through.
-func (t *taking) unwantedNow(ctx context.Context, now, reason, remedy string) Result {
-	t.remember(now, "")
-	if !t.dirty && t.guarded() {
-		return t.letThrough(ctx, reason, remedy)
-	}
-	return t.giveUp(ctx, Result{Outcome: Left, Reason: reason, Remedy: remedy})
-}
-
-// takeCaught takes a new device that the guard catches: the kernel gives it to
-// the wanted driver by itself, or to pci-stub. The override is written only
-// where that did not happen; before Linux 7.0 it would race with the kernel's
-// own match.
-func (t *taking) takeCaught(ctx context.Context) Result {
-	caught := t.caught()
-	t.remember("", "")
-	if err := t.record(); err != nil {
-		return t.refused(ctx, veto("ledger", "", "%v", err))
-	}
-	t.caughtNew = true
-	if caught != "" {
-		t.ours = caught
-	}
-	var now string
-	var err error
-	if caught != "" {
-		now, err = t.await(ctx, false)
-	}
-	if err != nil {
-		return t.failure(ctx, err)
-	}
-	if t.unread() {
-		if now, err = t.through(ctx, now); err != nil {
-			return t.failure(ctx, err)
-		}
-		t.back, t.ours, t.caughtNew = bind.State{Driver: now}, t.driver, false
-	}
-	if c, refused := t.check(ctx, ""); refused {
-		return t.refused(ctx, c)
-	}
-	switch {
-	case now == t.driver:
-		return t.bound(ctx, "")
-	case now == "" && t.unread():
-		return t.readFirst(ctx)
-	case now == "":
-		return t.attach(ctx)
-	case now == guard.PCIStub:
-		return t.fromStub(ctx)
-	}
-	return t.takeFrom(ctx, now)
-}
-
-// through brings a caught device to its natural driver and gives the driver
-// that it has then.
-func (t *taking) through(ctx context.Context, now string) (string, error) {
-	if caught := t.caught(); caught != "" && now == caught {
-		if err := t.give(ctx, t.natural(ctx), caught); err != nil {
-			return "", err
-		}
-	}
-	return t.await(ctx, t.Guard.gated())
 }
 
 // unwanted says why the device is not to be taken, whatever its state.
@@ -219,7 +173,10 @@ func (t *taking) check(ctx context.Context, override string) (Check, bool) {
 // remember notes the state to put back. Where an earlier operation was cut
 // short, that is what it had noted, and something of it may still stand.
 func (t *taking) remember(driver, override string) {
-	t.back = bind.State{Driver: driver, Override: override, New: t.Arrival == HotAdd && driver == "" && t.prior == nil}
+	t.back = bind.State{Driver: driver, Override: override}
+	if t.fresh {
+		t.back = bind.State{New: true}
+	}
 	t.ours, t.origin = t.driver, t.back
 	if t.prior == nil {
 		return
@@ -272,6 +229,8 @@ func (t *taking) attach(ctx context.Context) Result {
 		return t.failure(ctx, err)
 	case now == t.driver:
 		return t.bound(ctx, "")
+	case t.caughtBy(now):
+		return t.fromCatcher(ctx, now)
 	}
 	// The race was lost: another driver matched before the override stood.
 	return t.takeFrom(ctx, now)

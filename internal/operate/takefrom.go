@@ -12,7 +12,7 @@ import (
 
 // takeFrom takes a device from another driver, if it is not in use.
 func (t *taking) takeFrom(ctx context.Context, from string) Result {
-	t.back.Driver, t.back.New, t.caughtNew = from, false, false
+	t.back.Driver, t.back.New = from, false
 	if t.origin.New {
 		t.origin = t.back
 	}
