@@ -31,7 +31,8 @@ func Wanted(c Choice, ids []ID) Want {
 // State is what is armed, as the record has it.
 type State struct {
 	Armed Want
-	// Was is what was armed before, and whose catch may not have been seen to.
+	// Was is what was armed before, or was about to be when a daemon was killed,
+	// and whose catch may not have been seen to.
 	Was Want
 	// Seen are the devices that were there when the guard was armed, and those
 	// that have been seen to since.
@@ -50,7 +51,11 @@ func (g *Guard) State() (State, error) {
 		Shielded: r.Shielded,
 	}
 	for _, a := range r.IDs {
-		s.Armed.IDs[a.Driver] = append(s.Armed.IDs[a.Driver], a.Pattern)
+		to := s.Was // it may be armed, and will be taken back
+		if a.Sure {
+			to = s.Armed
+		}
+		to.IDs[a.Driver] = append(to.IDs[a.Driver], a.Pattern)
 	}
 	for _, p := range r.Was {
 		s.Was.IDs[p.Driver] = append(s.Was.IDs[p.Driver], p.Pattern)
