@@ -8,6 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"vfio-hotplug/internal/control"
+	"vfio-hotplug/internal/daemon"
+	"vfio-hotplug/internal/guard"
 	"vfio-hotplug/internal/operate"
 	"vfio-hotplug/internal/pci"
 	"vfio-hotplug/policy"
@@ -28,38 +31,47 @@ a drive that has a driver.`,
 			if err != nil {
 				return err
 			}
-			j, err := judge(cmd, m, all[0])
+			j, choice, err := judge(cmd, m, all[0])
 			if err != nil {
 				return err
 			}
+			g := &control.Guard{Mode: string(choice.Mode), Reason: choice.Why, Remedy: choice.Remedy}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), reportOf(j))
+				return printJSON(cmd.OutOrStdout(), reportOf(j, g))
 			}
-			return printJudgement(cmd.OutOrStdout(), j)
+			return printJudgement(cmd.OutOrStdout(), j, g)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-func judge(cmd *cobra.Command, m *machine, a pci.Address) (operate.Judgement, error) {
+// judge explains a device, and the guard that a daemon chooses for the policy.
+func judge(cmd *cobra.Command, m *machine, a pci.Address) (j operate.Judgement, choice guard.Choice, err error) {
 	p, err := m.policy()
 	if err != nil {
-		return operate.Judgement{}, errors.New("the policy has faults: see vfio-hotplug check")
+		return j, choice, errors.New("the policy has faults: see vfio-hotplug check")
 	}
 	operator, err := m.operator()
 	if err != nil {
-		return operate.Judgement{}, err
+		return j, choice, err
 	}
 	device, err := operator.FS.Open(a)
 	if err != nil {
-		return operate.Judgement{}, openError(a, err)
+		return j, choice, openError(a, err)
 	}
 	defer device.Close()
-	return operator.Explain(cmd.Context(), operate.Request{Device: device, Policy: func() *policy.Policy { return p }})
+	machine, err := m.judge(operator)
+	if err != nil {
+		return j, choice, fmt.Errorf("judge the machine for a guard: %w", err)
+	}
+	// One that is named and cannot hold says so in its reason.
+	choice, _ = daemon.ChooseGuard(machine, p)
+	j, err = operator.Explain(cmd.Context(), operate.Request{Device: device, Policy: func() *policy.Policy { return p }})
+	return j, choice, err
 }
 
-func printJudgement(w io.Writer, j operate.Judgement) error {
+func printJudgement(w io.Writer, j operate.Judgement, g *control.Guard) error {
 	d := j.Device
 	fmt.Fprintf(w, "%s  %04x:%04x  class %s", d.Address, uint16(d.Vendor), uint16(d.DeviceID), d.Class)
 	if d.Slot != "" {
@@ -75,6 +87,9 @@ func printJudgement(w io.Writer, j operate.Judgement) error {
 	fmt.Fprintln(w)
 	printRules(w, j)
 	printChecks(w, j.Checks)
+	if err := printGuard(w, g); err != nil {
+		return err
+	}
 	if e := j.Entry; e != nil {
 		fmt.Fprintf(w, "taken by us: bound to %s, was on %s\n", e.Driver, orDash(e.Before.Driver))
 	}
@@ -135,6 +150,7 @@ type report struct {
 	Outcome operate.Outcome `json:"outcome"`
 	Reason  string          `json:"reason"`
 	Next    string          `json:"next,omitempty"`
+	Guard   *control.Guard  `json:"guard"`
 }
 
 type ruleReport struct {
@@ -144,10 +160,10 @@ type ruleReport struct {
 	Why     string `json:"why"`
 }
 
-func reportOf(j operate.Judgement) report {
+func reportOf(j operate.Judgement, g *control.Guard) report {
 	r := report{
 		Address: j.Device.Address, Driver: j.Device.Driver, Rules: []ruleReport{}, Verdict: j.Decision.Verdict.String(),
-		Wanted: j.Driver, Checks: append([]operate.Check{}, j.Checks...), Outcome: j.Outcome, Reason: j.Reason, Next: j.Next,
+		Wanted: j.Driver, Checks: append([]operate.Check{}, j.Checks...), Outcome: j.Outcome, Reason: j.Reason, Next: j.Next, Guard: g,
 	}
 	if j.Decision.Rule != nil {
 		r.Rule = j.Decision.Rule.Name

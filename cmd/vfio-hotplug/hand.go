@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -80,6 +81,15 @@ func act(ctx context.Context, m *machine, a pci.Address, r operate.Request,
 		return control.Device{}, openError(a, err)
 	}
 	defer r.Device.Close()
+	g, err := m.guard(operator)
+	if err != nil {
+		return control.Device{}, err
+	}
+	state, err := g.State()
+	if err != nil {
+		return control.Device{}, err
+	}
+	r.Guard = daemon.Recall(state, time.Time{})
 	r.Arrival = operate.ByHand
 	return daemon.DescribeResult(run(operator, ctx, r)), nil
 }

@@ -40,6 +40,10 @@ A running daemon answers; without one, status looks itself, which needs root.`,
 			if err := printTable(cmd.OutOrStdout(), readNames(m, reply.Devices), reply.Devices); err != nil {
 				return err
 			}
+			if reply.Guard == nil {
+				return nil
+			}
+			fmt.Fprintln(cmd.OutOrStdout())
 			return printGuard(cmd.OutOrStdout(), reply.Guard)
 		},
 	}
@@ -94,10 +98,7 @@ func printTable(w io.Writer, names names, devices []control.Device) error {
 
 // printGuard says what keeps other drivers from a new drive.
 func printGuard(w io.Writer, g *control.Guard) error {
-	if g == nil {
-		return nil
-	}
-	text := fmt.Sprintf("\nguard %s: %s\n", g.Mode, g.Reason)
+	text := fmt.Sprintf("guard %s: %s\n", g.Mode, g.Reason)
 	if g.Remedy != "" {
 		text += "for a stronger one: " + g.Remedy + "\n"
 	}

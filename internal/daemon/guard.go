@@ -145,7 +145,7 @@ func (d *Daemon) arm(ctx context.Context, load bool) {
 		d.logGuardFault("judge the machine for a guard", err)
 		return
 	}
-	choice, fault := guard.Choose(machine, mode, rules)
+	choice, fault := ChooseGuard(machine, p)
 	d.chosen.Store(&choice)
 	want := guard.Wanted(choice, rules.IDs)
 	before := d.guarding.Load()
@@ -327,6 +327,12 @@ func (d *Daemon) dispatchDriver(ctx context.Context, ev *uevent.Event) {
 	if ev.Action == netlink.ADD && g.Gated() {
 		d.offer(ctx, name)
 	}
+}
+
+// ChooseGuard gives the guard that a daemon would choose on a machine for a
+// policy. The error says why one that the policy names cannot hold.
+func ChooseGuard(m guard.Machine, p *policy.Policy) (guard.Choice, error) {
+	return guard.Choose(m, guard.Mode(p.GuardMode().String()), guardRules(p))
 }
 
 // guardRules gives what the policy's rules call for.
