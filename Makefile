@@ -6,8 +6,9 @@ export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
 
 # Architectures to package, as Go names them.
 ARCHS ?= amd64
-# How long each fuzz target runs.
+# How long each fuzz target runs, and those of which packages.
 FUZZTIME ?= 60s
+FUZZED ?= ./...
 # How often make proof runs each scenario, and which: a regular expression.
 ROUNDS ?= 10
 RUN ?= .
@@ -69,7 +70,7 @@ bench: ## Measure the parser of uevents and the policy's decision
 	go test -run '^$$' -bench . -benchmem ./internal/uevent ./policy
 
 fuzz: ## Run each fuzz target for FUZZTIME, one after the other
-	@set -e; targets=$$(go test -list '^Fuzz' ./...) || { echo "$$targets"; exit 1; }; \
+	@set -e; targets=$$(go test -list '^Fuzz' $(FUZZED)) || { echo "$$targets"; exit 1; }; \
 	echo "$$targets" | awk '/^Fuzz/ { f[n++] = $$1 } /^ok/ { for (i = 0; i < n; i++) print $$2, f[i]; n = 0 }' | \
 	while read -r package target; do \
 		echo "$$package $$target"; \
