@@ -81,6 +81,8 @@ type Daemon struct {
 	chosen   atomic.Pointer[guard.Choice] // the guard, nil before it was chosen
 	again    chan struct{}                // the guard is to be judged and armed again
 
+	surveys surveys
+
 	mu       sync.Mutex
 	lanes    map[pci.Address]*lane
 	stopping bool           // no lane begins to work any more
