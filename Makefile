@@ -31,10 +31,10 @@ test: need-gcc ## Run unit, race, contract and guest tests; fetches QEMU and ker
 	go run ./internal/vmtest/vmsetup
 	go vet ./...
 	go test -race ./...
-	GUESTS=all go test -count=1 -p 1 -timeout 60m $(GUEST_PACKAGES)
+	GUESTS=all go test -v -count=1 -p 1 -timeout 60m $(GUEST_PACKAGES)
 
 demo: ## Boot a guest, plug drives into it and watch them come up
-	go run ./internal/vmtest/vmsetup
+	go run ./internal/vmtest/vmsetup newest
 	go run ./internal/vmtest/demo
 
 proof: ## Run the guest scenarios in large numbers, or only those of RUN=; resumes where it stopped

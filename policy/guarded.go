@@ -63,19 +63,6 @@ func (p *Policy) Guarded() Guarded {
 	return g
 }
 
-// Warnings gives one line for each rule that is right, but that a guard by IDs
-// cannot do justice to. There is none where the mode needs no IDs.
-func (p *Policy) Warnings() []string {
-	if mode := p.GuardMode(); mode != GuardAuto && mode != GuardClaim && mode != GuardStub {
-		return nil
-	}
-	var lines []string
-	for _, u := range p.Guarded().Unguarded {
-		lines = append(lines, u.Why)
-	}
-	return lines
-}
-
 func (r *Rule) wantsGuard() bool { return r.Action == Bind && r.Guard }
 
 // unguarded says why r, which may add up to that many patterns, can have none.

@@ -1,12 +1,11 @@
 package main
 
 import (
-	"errors"
-
 	"github.com/spf13/cobra"
 
 	"vfio-hotplug/internal/control"
 	"vfio-hotplug/internal/operate"
+	"vfio-hotplug/internal/pci"
 	"vfio-hotplug/policy"
 )
 
@@ -49,8 +48,7 @@ func bind(cmd *cobra.Command, m *machine, args []string, wish operate.Hand) erro
 	if err != nil {
 		return err
 	}
-	var faults []error
-	for _, a := range all {
+	return each(cmd, all, func(a pci.Address) (control.Device, error) {
 		request := control.BindRequest{Address: a.String(), Driver: wish.Driver}
 		if wish.Takeover != nil {
 			request.Takeover = wish.Takeover.String()
@@ -58,12 +56,8 @@ func bind(cmd *cobra.Command, m *machine, args []string, wish operate.Hand) erro
 		var reply control.DeviceReply
 		asked, err := call(cmd.Context(), m, control.MethodBind, request, &reply)
 		if !asked {
-			reply.Device, err = act(cmd.Context(), m, a, operate.Request{Hand: wish}, (*operate.Operator).Take)
+			return act(cmd.Context(), m, a, operate.Request{Hand: wish}, (*operate.Operator).Take)
 		}
-		if err == nil {
-			err = conclude(cmd.OutOrStdout(), reply.Device)
-		}
-		faults = append(faults, err)
-	}
-	return errors.Join(faults...)
+		return reply.Device, err
+	})
 }

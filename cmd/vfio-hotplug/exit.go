@@ -2,6 +2,9 @@ package main
 
 import (
 	"errors"
+	"io/fs"
+	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -20,6 +23,16 @@ func (e refusedError) Unwrap() error { return e.error }
 type toldError struct{ error }
 
 func (e toldError) Unwrap() error { return e.error }
+
+// needsRoot adds to an error of one who may not do something what to do about
+// it; another error stays as it is.
+func needsRoot(err error) error {
+	if os.Geteuid() == 0 || !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	line, _, _ := strings.Cut(err.Error(), "\n") // of several that it may join
+	return errors.New(line + ": be root: sudo " + strings.Join(os.Args, " "))
+}
 
 func exitCode(err error) int {
 	var refused refusedError

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"vfio-hotplug/internal/control"
 	"vfio-hotplug/internal/daemon"
@@ -65,9 +67,30 @@ func call(ctx context.Context, m *machine, method string, in, out any) (asked bo
 	return true, nil
 }
 
+// each does something for every device in turn, and tells at once what became
+// of it.
+func each(cmd *cobra.Command, targets []pci.Address, do func(pci.Address) (control.Device, error)) error {
+	var faults []error
+	for _, a := range targets {
+		device, err := do(a)
+		if err == nil {
+			err = conclude(cmd.OutOrStdout(), device)
+		}
+		if err != nil {
+			cmd.PrintErrln("vfio-hotplug: " + needsRoot(err).Error())
+			faults = append(faults, toldError{err})
+		}
+	}
+	return errors.Join(faults...)
+}
+
 // act does an operation in this process, as the daemon would.
 func act(ctx context.Context, m *machine, a pci.Address, r operate.Request,
 	run func(*operate.Operator, context.Context, operate.Request) operate.Result) (control.Device, error) {
+	// Else the first to say so would be a write, in the middle of things.
+	if err := unix.Access(m.path("sys/bus/pci/drivers_probe"), unix.W_OK); errors.Is(err, fs.ErrPermission) {
+		return control.Device{}, fmt.Errorf("%s: %w", a, err)
+	}
 	operator, err := m.operator()
 	if err != nil {
 		return control.Device{}, err

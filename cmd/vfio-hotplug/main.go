@@ -44,7 +44,7 @@ func run(args []string) int {
 	}
 	var told toldError
 	if !errors.As(err, &told) {
-		fmt.Fprintln(os.Stderr, "vfio-hotplug: "+err.Error())
+		fmt.Fprintln(os.Stderr, "vfio-hotplug: "+needsRoot(err).Error())
 	}
 	return exitCode(err)
 }

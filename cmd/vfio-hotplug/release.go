@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -52,6 +53,9 @@ func taken(cmd *cobra.Command, m *machine) ([]pci.Address, error) {
 		return nil, err
 	}
 	recorded, err := operator.Recorded()
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, err
+	}
 	for _, fault := range daemon.Faults(err) {
 		cmd.PrintErrln("vfio-hotplug: " + fault)
 	}
@@ -67,17 +71,12 @@ func release(cmd *cobra.Command, m *machine, targets []pci.Address) error {
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), "nothing to give back")
 		return err
 	}
-	var faults []error
-	for _, a := range targets {
+	return each(cmd, targets, func(a pci.Address) (control.Device, error) {
 		var reply control.DeviceReply
 		asked, err := call(cmd.Context(), m, control.MethodRelease, control.ReleaseRequest{Address: a.String()}, &reply)
 		if !asked {
-			reply.Device, err = act(cmd.Context(), m, a, operate.Request{}, (*operate.Operator).Release)
+			return act(cmd.Context(), m, a, operate.Request{}, (*operate.Operator).Release)
 		}
-		if err == nil {
-			err = conclude(cmd.OutOrStdout(), reply.Device)
-		}
-		faults = append(faults, err)
-	}
-	return errors.Join(faults...)
+		return reply.Device, err
+	})
 }

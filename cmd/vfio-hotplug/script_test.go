@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -22,6 +26,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":  exits,
+			"nobody": nobody,
 			"device": device,
 		},
 	})
@@ -32,7 +37,11 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
 		ts.Fatalf("usage: exits CODE ARG...")
 	}
-	err := ts.Exec("vfio-hotplug", args[1:]...)
+	wantCode(ts, ts.Exec("vfio-hotplug", args[1:]...), args[0])
+}
+
+// wantCode checks how a program ended that has run.
+func wantCode(ts *testscript.TestScript, err error, want string) {
 	code := 0
 	if err != nil {
 		var exit interface{ ExitCode() int }
@@ -42,9 +51,38 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		code = exit.ExitCode()
 	}
-	if got := fmt.Sprint(code); got != args[0] {
-		ts.Fatalf("exit code %s, want %s", got, args[0])
+	if got := fmt.Sprint(code); got != want {
+		ts.Fatalf("exit code %s, want %s", got, want)
 	}
+}
+
+// nobody is exits for a user who is not root: nobody CODE ARG... What the
+// program writes to its standard output and error is left in the files stdout
+// and stderr.
+func nobody(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: nobody CODE ARG...")
+	}
+	self, err := os.Executable()
+	ts.Check(err)
+	work := ts.MkAbs(".")
+	// testscript.Main goes by the name that the program is called by.
+	program := filepath.Join(work, "vfio-hotplug")
+	text, err := os.ReadFile(self)
+	ts.Check(err)
+	ts.Check(os.WriteFile(program, text, 0o755))
+	var stdout, stderr bytes.Buffer
+	cmd := exec.Command(program, args[1:]...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = work, &stdout, &stderr
+	if os.Getuid() == 0 {
+		ts.Check(errors.Join(os.Chmod(filepath.Dir(work), 0o711), os.Chmod(work, 0o755)))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	}
+	err = cmd.Run()
+	ts.Check(errors.Join(
+		os.WriteFile(filepath.Join(work, "stdout"), stdout.Bytes(), 0o644),
+		os.WriteFile(filepath.Join(work, "stderr"), stderr.Bytes(), 0o644)))
+	wantCode(ts, err, args[0])
 }
 
 // device makes a PCI function below root/sys: device ADDRESS MODALIAS [DRIVER]

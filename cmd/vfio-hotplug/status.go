@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strconv"
 	"text/tabwriter"
 	"time"
@@ -67,6 +68,9 @@ func status(cmd *cobra.Command, m *machine, all bool) (control.StatusReply, erro
 		return reply, err
 	}
 	lines, err := operator.Survey(p)
+	if errors.Is(err, fs.ErrPermission) {
+		return reply, fmt.Errorf("no daemon is running to ask: %w", err)
+	}
 	if err != nil && len(lines) == 0 {
 		return reply, err
 	}

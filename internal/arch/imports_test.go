@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -104,6 +105,14 @@ func TestEveryRoomIsInTheDrawing(t *testing.T) {
 	for room := range may {
 		if !strings.Contains(string(page), "`"+room+"`") {
 			t.Errorf("ARCHITECTURE.md does not name `%s`", room)
+		}
+	}
+	_, table, _ := strings.Cut(string(page), "\n| room |")
+	for _, row := range regexp.MustCompile("(?m)^\\| (`.*?) \\|").FindAllStringSubmatch(table, -1) {
+		for room := range strings.SplitSeq(row[1], ", ") {
+			if info, err := os.Stat("../../" + strings.Trim(room, "`")); err != nil || !info.IsDir() {
+				t.Errorf("ARCHITECTURE.md names %s, which is not there", room)
+			}
 		}
 	}
 }

@@ -26,7 +26,7 @@ func (d *Daemon) handleStatus(_ context.Context, c *control.Call) (any, error) {
 	if err := c.Decode(&in); err != nil {
 		return nil, err
 	}
-	lines, err := d.Operator.Survey(d.policy.Load())
+	lines, err := d.surveys.share(func() ([]operate.Line, error) { return d.Operator.Survey(d.policy.Load()) })
 	if err != nil && len(lines) == 0 {
 		return nil, err
 	}

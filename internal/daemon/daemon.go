@@ -85,6 +85,8 @@ type Daemon struct {
 	// loadAgain says that the drivers it needs are to be loaded before.
 	loadAgain atomic.Bool
 
+	surveys surveys
+
 	mu       sync.Mutex
 	lanes    map[pci.Address]*lane
 	stopping bool           // no lane begins to work any more

@@ -5,14 +5,19 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
 )
 
 // The constants are read from the source, so that none can be forgotten here.
-func TestEveryMessageIDIs128BitsAndItsOwn(t *testing.T) {
+func TestEveryMessageIDIs128BitsItsOwnAndInTheManual(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "message.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	manual, err := os.ReadFile("../../packaging/man/vfio-hotplug.8")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,6 +39,9 @@ func TestEveryMessageIDIs128BitsAndItsOwn(t *testing.T) {
 			t.Errorf("%s and %s are the same: %s", name, other, id)
 		}
 		owner[id] = name
+		if !strings.Contains(string(manual), id) {
+			t.Errorf("the manual page does not tell of %s, %s", name, id)
+		}
 	}
 	if len(owner) < 10 {
 		t.Errorf("found %d message IDs in message.go, want at least 10", len(owner))

@@ -3,6 +3,8 @@ package operate
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"slices"
 
 	"vfio-hotplug/internal/inuse"
 	"vfio-hotplug/internal/ledger"
@@ -26,17 +28,24 @@ type Judgement struct {
 
 // Explain goes through the rules and every check that Take would go through,
 // and does not stop at the first veto. It changes nothing: it loads no module
-// and opens nothing exclusively.
+// and opens nothing exclusively. What this process may not read is said in the
+// checks, and is no error.
 func (o *Operator) Explain(ctx context.Context, r Request) (Judgement, error) {
 	j := &judge{Operator: o, Request: r, dry: true}
 	if err := j.decide(); err != nil {
 		return Judgement{Device: j.facts}, err
 	}
+	var unread []Check
 	entry, err := j.entry()
-	if err != nil {
+	if errors.Is(err, fs.ErrPermission) {
+		unread = append(unread, notRead("ledger", err))
+	} else if err != nil {
 		return Judgement{Device: j.facts}, err
 	}
-	if err := j.readOverride(); err != nil {
+	err = j.readOverride()
+	if errors.Is(err, fs.ErrPermission) {
+		unread = append(unread, notRead(overrideCheck, err))
+	} else if err != nil {
 		return Judgement{Device: j.facts}, err
 	}
 	say := Judgement{
@@ -48,7 +57,7 @@ func (o *Operator) Explain(ctx context.Context, r Request) (Judgement, error) {
 		Node:     o.node(r.Device),
 	}
 	if j.decision.Verdict == policy.Bind {
-		say.Checks = j.all(ctx, entry)
+		say.Checks = j.all(ctx, entry, unread)
 	}
 	j.conclude(&say)
 	return say, nil
@@ -66,13 +75,34 @@ func (j *judge) readOverride() error {
 	return err
 }
 
-// all gives the answers of every check that applies to the device as it is.
-func (j *judge) all(ctx context.Context, entry *ledger.Entry) []Check {
-	checks := []Check{j.checkReleased(), j.checkOverride(j.facts.Override, entry), j.checkGroup(), j.checkDriver(ctx, false)}
+// overrideCheck is the name of checkOverride.
+const overrideCheck = "driver_override"
+
+// notRead is a check for which this process lacks the right.
+func notRead(name string, err error) Check {
+	return pass(name, "not read: %v: be root to see it", err)
+}
+
+// all gives the answers of every check that applies to the device as it is:
+// first that of releases by hand, last what could not be read.
+func (j *judge) all(ctx context.Context, entry *ledger.Entry, unread []Check) []Check {
+	checks := []Check{j.released()}
+	if !slices.ContainsFunc(unread, func(c Check) bool { return c.Name == overrideCheck }) {
+		checks = append(checks, j.checkOverride(j.facts.Override, entry))
+	}
+	checks = append(checks, j.checkGroup(), j.checkDriver(ctx, false))
 	if from := j.facts.Driver; from != "" && from != j.driver {
 		checks = append(checks, j.checkTakeover(from), j.checkVFs(), j.checkUnused(ctx))
 	}
-	return checks
+	return append(checks, unread...)
+}
+
+// released is checkReleased, where its file can be read.
+func (j *judge) released() Check {
+	if _, err := j.Ledger.Released(j.facts.Address, j.Device.Identity()); errors.Is(err, fs.ErrPermission) {
+		return notRead(releasedCheck, err)
+	}
+	return j.checkReleased()
 }
 
 // checkUnused looks once, without keeping others out.

@@ -21,7 +21,9 @@ type bench struct {
 // keptGuests is how many failed guests are kept, the latest.
 const keptGuests = 10
 
-// newBench makes a directory, and removes those whose process died.
+// newBench makes a directory, and removes those whose process died. One
+// process at a time does so: a directory that has no lock is of a process that
+// died, too.
 func newBench(name string) (*bench, error) {
 	cacheDir, err := cache.Dir()
 	if err != nil {
@@ -31,6 +33,11 @@ func newBench(name string) (*bench, error) {
 	if err := os.MkdirAll(runs, 0o700); err != nil {
 		return nil, err
 	}
+	making, err := cache.Lock(runs + ".lock")
+	if err != nil {
+		return nil, err
+	}
+	defer making.Close()
 	sweep(runs)
 	b := &bench{name: strings.Map(fileChar, name), failed: failed}
 	b.dir, err = os.MkdirTemp(runs, "guest-")
@@ -51,17 +58,18 @@ func fileChar(r rune) rune {
 // sweep removes directories that nobody has locked. The lock file goes last,
 // while it is held.
 func sweep(runs string) {
-	locks, err := filepath.Glob(filepath.Join(runs, "*.lock"))
+	dirs, err := filepath.Glob(filepath.Join(runs, "guest-*"))
 	if err != nil {
 		return
 	}
-	for _, path := range locks {
-		lock, err := cache.TryLock(path)
+	for _, dir := range dirs {
+		dir = strings.TrimSuffix(dir, ".lock")
+		lock, err := cache.TryLock(dir + ".lock")
 		if err != nil {
 			continue
 		}
-		os.RemoveAll(strings.TrimSuffix(path, ".lock"))
-		os.Remove(path)
+		os.RemoveAll(dir)
+		os.Remove(lock.Name())
 		lock.Close()
 	}
 }

@@ -64,8 +64,11 @@ func (c Config) writeInitrd(path, cacheDir string) error {
 	return out.Close()
 }
 
+// AgentPackage is the agent's.
+const AgentPackage = "vfio-hotplug/internal/vmtest/agent"
+
 // buildAgent builds the agent once for all guests of this process.
-var buildAgent = sync.OnceValues(func() (string, error) { return Build("vfio-hotplug/internal/vmtest/agent") })
+var buildAgent = sync.OnceValues(func() (string, error) { return Build(AgentPackage) })
 
 func appendFile(to io.Writer, path string) error {
 	f, err := os.Open(path)

@@ -2,7 +2,6 @@ package vmtest
 
 import (
 	"os"
-	"slices"
 	"strings"
 	"testing"
 
@@ -11,7 +10,7 @@ import (
 )
 
 // Kernels gives the kernels to test on: those that the environment variable
-// GUESTS names, "all" or such as "6.1,7.3". The test is skipped when GUESTS is
+// GUESTS names, "all" or such as "6.1,7.3" or "newest". The test is skipped when GUESTS is
 // not set, and with -short. A kernel that is asked for and not there is fatal.
 func Kernels(t testing.TB) []Kernel {
 	t.Helper()
@@ -22,40 +21,17 @@ func Kernels(t testing.TB) []Kernel {
 	case want == "":
 		t.Skip("guests run when asked for: set GUESTS=all, or GUESTS=6.1,7.3")
 	}
-	own, ok, err := kernel.Own(os.Getenv)
-	if err != nil {
-		t.Fatal(err)
+	var names []string
+	if want != "all" {
+		names = strings.Split(want, ",")
 	}
-	if ok {
-		return []Kernel{own}
-	}
-	return choose(t, want)
-}
-
-func choose(t testing.TB, want string) []Kernel {
-	t.Helper()
 	dir, err := cache.Dir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, _, err := kernel.Distribution()
+	kernels, err := kernel.Choose(dir, os.Getenv, names...)
 	if err != nil {
-		t.Fatal(err)
-	}
-	names := strings.Split(want, ",")
-	var kernels []Kernel
-	for _, spec := range kernel.Matrix(id) {
-		if want != "all" && !slices.Contains(names, spec.Name) {
-			continue
-		}
-		k, err := kernel.Find(dir, spec)
-		if err != nil {
-			t.Fatalf("%v: fetch it with go run ./internal/vmtest/vmsetup", err)
-		}
-		kernels = append(kernels, k)
-	}
-	if len(kernels) == 0 || want != "all" && len(kernels) != len(names) {
-		t.Fatalf("GUESTS=%s names a kernel that is not of the matrix of %s", want, id)
+		t.Fatalf("GUESTS=%s: %v", want, err)
 	}
 	return kernels
 }

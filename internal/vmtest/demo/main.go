@@ -62,23 +62,17 @@ func run(ctx context.Context, out io.Writer) error {
 	return show.run(ctx)
 }
 
-// newest gives the machine's own kernel where one is named, else the newest
-// that was fetched.
+// newest gives the kernel that the user brings, else the newest of the matrix.
 func newest() (vmtest.Kernel, error) {
-	own, ok, err := kernel.Own(os.Getenv)
-	if ok || err != nil {
-		return own, err
-	}
 	dir, err := cache.Dir()
 	if err != nil {
 		return vmtest.Kernel{}, err
 	}
-	id, _, err := kernel.Distribution()
+	kernels, err := kernel.Choose(dir, os.Getenv, kernel.Newest)
 	if err != nil {
 		return vmtest.Kernel{}, err
 	}
-	matrix := kernel.Matrix(id)
-	return kernel.Find(dir, matrix[len(matrix)-1])
+	return kernels[0], nil
 }
 
 func boot(ctx context.Context, out io.Writer, k vmtest.Kernel, dir string) (*vmtest.Guest, error) {

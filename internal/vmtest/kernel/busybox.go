@@ -12,11 +12,21 @@ import (
 
 // FetchBusybox brings a static busybox into the cache, unless it is there, and
 // gives its path. It is taken out of the package busybox-static, which is not
-// installed: it would push out the machine's own busybox.
+// installed: it would push out the machine's own busybox. On Debian nothing but
+// the main component of the machine's release is asked for it, so that a broken
+// source of somebody else does no harm.
 func FetchBusybox(ctx context.Context, cacheDir string, out io.Writer) (string, error) {
 	fill := func(dir string) error {
-		fmt.Fprintln(out, "busybox: fetching busybox-static of this machine's own sources")
-		archive, err := Archive(ctx, cacheDir, "", out)
+		id, codename, err := Distribution()
+		if err != nil {
+			return err
+		}
+		suite := ""
+		if id == "debian" {
+			suite = codename
+		}
+		fmt.Fprintf(out, "busybox: fetching busybox-static %s\n", from(suite))
+		archive, err := Archive(ctx, cacheDir, suite, out)
 		if err != nil {
 			return err
 		}

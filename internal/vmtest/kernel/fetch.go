@@ -25,20 +25,20 @@ var keyrings = [...]string{
 // privilege.
 func Fetch(ctx context.Context, cacheDir string, spec Spec, out io.Writer) (Kernel, error) {
 	fill := func(dir string) error {
-		fmt.Fprintf(out, "kernel %s: fetching %s %s\n", spec.Name, spec.Package, from(spec))
+		fmt.Fprintf(out, "kernel %s: fetching %s %s\n", spec.Name, spec.Package, from(spec.Suite))
 		return unpack(ctx, cacheDir, spec, dir, out)
 	}
 	if err := cache.Fill(place(cacheDir, spec), fill); err != nil {
-		return Kernel{}, fmt.Errorf("kernel %s, package %s %s: %w", spec.Name, spec.Package, from(spec), err)
+		return Kernel{}, fmt.Errorf("kernel %s, package %s %s: %w", spec.Name, spec.Package, from(spec.Suite), err)
 	}
 	return Find(cacheDir, spec)
 }
 
-func from(spec Spec) string {
-	if spec.Suite == "" {
+func from(suite string) string {
+	if suite == "" {
 		return "of this machine's own sources"
 	}
-	return "of the suite " + spec.Suite
+	return "of the suite " + suite
 }
 
 func unpack(ctx context.Context, cacheDir string, spec Spec, dir string, out io.Writer) error {
@@ -55,6 +55,9 @@ func unpack(ctx context.Context, cacheDir string, spec Spec, dir string, out io.
 	}
 	k, err := layout(dir)
 	if err != nil {
+		return err
+	}
+	if err := spec.fits(k.Release); err != nil {
 		return err
 	}
 	if err := depmod(ctx, dir, k.Release); err != nil {

@@ -4,18 +4,20 @@
 package kernel
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
 // A Kernel is ready to boot.
 type Kernel struct {
-	Name    string // what tests and people call it, such as "6.12"
+	Name    string // what tests and people call it: its version, such as "6.12"
 	Release string // what uname -r says, such as "6.12.95+deb12-amd64"
 	Image   string // path of the bzImage
 	Modules string // path of the directory with modules.dep, kernel/…
@@ -25,23 +27,28 @@ func (k Kernel) String() string { return k.Name + " (" + k.Release + ")" }
 
 // A Spec says where a Kernel comes from.
 type Spec struct {
-	Name    string
+	Name    string // the version that it must be, such as "6.12", or Newest
 	Suite   string // of the machine's mirror; empty: the machine's own sources
 	Package string // a meta package; its dependencies name the version
 }
 
+// Newest is the name of a Spec whose suite moves on: its kernel is called by
+// the version that was there when it was fetched. Remove its directory from the
+// cache to fetch what is there now.
+const Newest = "newest"
+
 // Matrix gives the kernels that are tested on a machine of a distribution (ID
-// in os-release(5)). Ubuntu's mirrors have no Debian suites, so there it is
-// the one kernel of its own archive.
+// in os-release(5)), the Newest last. Ubuntu's mirrors have no Debian suites, so
+// there it is the one kernel of its own archive.
 func Matrix(distribution string) []Spec {
 	if distribution == "debian" {
 		return []Spec{
 			{Name: "6.1", Suite: "bookworm", Package: "linux-image-amd64"},
 			{Name: "6.12", Suite: "bookworm-backports", Package: "linux-image-amd64"},
-			{Name: "7.3", Suite: "trixie-backports", Package: "linux-image-amd64"},
+			{Name: Newest, Suite: "trixie-backports", Package: "linux-image-amd64"},
 		}
 	}
-	return []Spec{{Name: "generic", Package: "linux-image-generic"}}
+	return []Spec{{Name: Newest, Package: "linux-image-generic"}}
 }
 
 // ErrMissing is the error of Find for a kernel that was not fetched yet.
@@ -64,10 +71,58 @@ func Find(cacheDir string, spec Spec) (Kernel, error) {
 		return Kernel{}, fmt.Errorf("read %s: %w", filepath.Join(dir, manifest), err)
 	}
 	// The manifest names places below its own directory.
-	k.Name = spec.Name
+	k.Name = short(k.Release)
 	k.Image = filepath.Join(dir, k.Image)
 	k.Modules = filepath.Join(dir, k.Modules)
 	return k, nil
+}
+
+// fits is an error for a release that is not the version which the Spec
+// promises.
+func (s Spec) fits(release string) error {
+	if s.Name == Newest || strings.HasPrefix(release, s.Name+".") {
+		return nil
+	}
+	return fmt.Errorf("it is now Linux %s: correct kernel.Matrix, or set VMLINUZ and MODULES to a kernel of your own", release)
+}
+
+// Choose gives the kernels in the cache that go by names, or all of them, in
+// the order of the matrix. A name is a version, such as "6.12", or Newest. The
+// kernel that the user brings (see Own) is the only one, whatever names say. A
+// kernel that is asked for and not there is an error.
+func Choose(cacheDir string, getenv func(string) string, names ...string) ([]Kernel, error) {
+	own, ok, err := Own(getenv)
+	if ok || err != nil {
+		return []Kernel{own}, err
+	}
+	id, _, err := Distribution()
+	if err != nil {
+		return nil, err
+	}
+	return choose(cacheDir, Matrix(id), names)
+}
+
+func choose(cacheDir string, matrix []Spec, names []string) ([]Kernel, error) {
+	var chosen []Kernel
+	var known []string
+	missing := slices.Clone(names)
+	for _, spec := range matrix {
+		k, err := Find(cacheDir, spec)
+		called := func(name string) bool { return name == spec.Name || err == nil && name == k.Name }
+		known = append(known, cmp.Or(k.Name, spec.Name))
+		if len(names) > 0 && !slices.ContainsFunc(names, called) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: fetch it with go run ./internal/vmtest/vmsetup", err)
+		}
+		chosen = append(chosen, k)
+		missing = slices.DeleteFunc(missing, called)
+	}
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("there is no kernel %s here: there are %s", strings.Join(missing, ", "), strings.Join(known, ", "))
+	}
+	return chosen, nil
 }
 
 func place(cacheDir string, spec Spec) string {

@@ -83,6 +83,70 @@ func TestOwnKernel(t *testing.T) {
 	}
 }
 
+// cached makes a cache that holds kernels of these releases, by spec.
+func cached(t *testing.T, releases map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for spec, release := range releases {
+		place := place(dir, Spec{Name: spec})
+		if err := os.MkdirAll(place, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(place, manifest), []byte(`{"Release": "`+release+`"}`), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestKernelsGoByTheirVersion(t *testing.T) {
+	whole := map[string]string{"6.1": "6.1.0-50-amd64", "6.12": "6.12.95+deb12-amd64", Newest: "7.4.1+deb13-amd64"}
+	part := map[string]string{"6.1": "6.1.0-50-amd64"}
+	for name, test := range map[string]struct {
+		cache map[string]string
+		names []string
+		want  []string
+		fault string
+	}{
+		"all":                         {cache: whole, want: []string{"6.1", "6.12", "7.4"}},
+		"some, in another order":      {cache: whole, names: []string{"7.4", "6.1"}, want: []string{"6.1", "7.4"}},
+		"the newest":                  {cache: whole, names: []string{Newest}, want: []string{"7.4"}},
+		"by both its names":           {cache: whole, names: []string{Newest, "7.4"}, want: []string{"7.4"}},
+		"what the suite had before":   {cache: whole, names: []string{"7.3"}, fault: "there is no kernel 7.3 here: there are 6.1, 6.12, 7.4"},
+		"one is there, and asked for": {cache: part, names: []string{"6.1"}, want: []string{"6.1"}},
+		"not all are there":           {cache: part, fault: "6.12: kernel is not in the cache: fetch it"},
+		"not fetched, by its version": {cache: part, names: []string{"7.3"}, fault: "there is no kernel 7.3 here: there are 6.1, 6.12, newest"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			kernels, err := choose(cached(t, test.cache), Matrix("debian"), test.names)
+			if (err != nil) != (test.fault != "") || err != nil && !strings.Contains(err.Error(), test.fault) {
+				t.Fatalf("error %v, want %q", err, test.fault)
+			}
+			var got []string
+			for _, k := range kernels {
+				got = append(got, k.Name)
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("kernels (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestASuiteThatMovedOnDoesNotGoByTheOldVersion(t *testing.T) {
+	for spec, releases := range map[string]map[string]bool{
+		"6.1":  {"6.1.0-50-amd64": true, "6.12.95+deb12-amd64": false, "6.1": false},
+		"6.12": {"6.12.95+deb12-amd64": true, "6.18.1+deb12-amd64": false},
+		Newest: {"7.3.4+deb13-amd64": true, "8.0.1+deb14-amd64": true},
+	} {
+		for release, fits := range releases {
+			if err := (Spec{Name: spec}).fits(release); (err == nil) != fits {
+				t.Errorf("%s for %s: %v", release, spec, err)
+			}
+		}
+	}
+}
+
 func TestShortName(t *testing.T) {
 	for release, want := range map[string]string{"6.1.0-50-amd64": "6.1", "6.8.0-60-generic": "6.8", "7.3": "7.3", "next": "next"} {
 		if got := short(release); got != want {

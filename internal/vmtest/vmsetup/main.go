@@ -1,16 +1,20 @@
 // Vmsetup makes a machine ready to run guests: it installs QEMU and a few
 // small programs where they are missing, and fetches the kernels into the
-// user's cache. It is quick when all is there.
+// user's cache: those that are named, such as 6.12 or newest, or all. It is
+// quick when all is there.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -19,9 +23,10 @@ import (
 )
 
 func main() {
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	err := run(ctx, os.Stdout)
+	err := run(ctx, os.Stdout, flag.Args())
 	if ctx.Err() != nil {
 		err = errors.New("interrupted; what is complete is kept")
 	}
@@ -31,7 +36,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, out io.Writer) error {
+func run(ctx context.Context, out io.Writer, kernels []string) error {
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
 		return fmt.Errorf("guests are x86-64 Linux machines; this is %s/%s", runtime.GOOS, runtime.GOARCH)
 	}
@@ -45,7 +50,7 @@ func run(ctx context.Context, out io.Writer) error {
 	if err := fetchBusybox(ctx, dir, out); err != nil {
 		return err
 	}
-	return fetchKernels(ctx, dir, out)
+	return fetchKernels(ctx, dir, kernels, out)
 }
 
 func fetchBusybox(ctx context.Context, dir string, out io.Writer) error {
@@ -57,7 +62,7 @@ func fetchBusybox(ctx context.Context, dir string, out io.Writer) error {
 	return nil
 }
 
-func fetchKernels(ctx context.Context, dir string, out io.Writer) error {
+func fetchKernels(ctx context.Context, dir string, names []string, out io.Writer) error {
 	own, ok, err := kernel.Own(os.Getenv)
 	if err != nil {
 		return err
@@ -70,8 +75,12 @@ func fetchKernels(ctx context.Context, dir string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	specs, err := named(kernel.Matrix(id), names)
+	if err != nil {
+		return err
+	}
 	var missing []error
-	for _, spec := range kernel.Matrix(id) {
+	for _, spec := range specs {
 		k, err := kernel.Fetch(ctx, dir, spec, out)
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -83,4 +92,25 @@ func fetchKernels(ctx context.Context, dir string, out io.Writer) error {
 		fmt.Fprintf(out, "kernel %s: %s\n", k, k.Image)
 	}
 	return errors.Join(missing...)
+}
+
+// named gives the specs that go by names, or all.
+func named(matrix []kernel.Spec, names []string) ([]kernel.Spec, error) {
+	if len(names) == 0 {
+		return matrix, nil
+	}
+	var specs []kernel.Spec
+	var known []string
+	for _, spec := range matrix {
+		known = append(known, spec.Name)
+		if slices.Contains(names, spec.Name) {
+			specs = append(specs, spec)
+		}
+	}
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			return nil, fmt.Errorf("there is no kernel %q to fetch: there are %s", name, strings.Join(known, ", "))
+		}
+	}
+	return specs, nil
 }

@@ -1,0 +1,42 @@
+package policy
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestASlotThatLooksLikeARangeIsWarnedOf(t *testing.T) {
+	for slot, want := range map[string]string{
+		`"1-24"`:                      `rule "bays" (p.toml:1) has slot = "1-24", which is the one slot of that name: a range is written "1..24"`,
+		`["7", "1-1"]`:                `rule "bays" (p.toml:1) has slot = "1-1", which is the one slot of that name: a range is written "1..1"`,
+		`"1..24"`:                     "",
+		`"bay-1"`:                     "",
+		`"1-"`:                        "",
+		`"1-*"`:                       "",
+		`"7", not = { slot = "8-9" }`: `rule "bays" (p.toml:1) has slot = "8-9", which is the one slot of that name: a range is written "8..9"`,
+	} {
+		p, err := Parse("p.toml", []byte("[[rule]]\nname = \"bays\"\nmatch = { class = \"nvme\", slot = "+slot+" }\n"))
+		if err != nil {
+			t.Errorf("%s: %v", slot, err)
+			continue
+		}
+		var lines []string
+		if want != "" {
+			lines = []string{want}
+		}
+		if diff := cmp.Diff(lines, p.Warnings()); diff != "" {
+			t.Errorf("%s: warnings (-want +got):\n%s", slot, diff)
+		}
+	}
+}
+
+func TestASlotIsWarnedOfInARuleThatLeavesAndInEveryMode(t *testing.T) {
+	p, err := Parse("p.toml", []byte("[guard]\nmode = \"off\"\n\n[[rule]]\nname = \"system\"\nmatch = { slot = \"1-2\" }\naction = \"leave\"\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines := p.Warnings(); len(lines) != 1 {
+		t.Errorf("warnings %q, want one", lines)
+	}
+}
