@@ -85,9 +85,10 @@ func TestEveryVetoSaysWhy(t *testing.T) {
 		{"swap whose node is not to be seen", func(m *machine) {
 			m.namespace(1, blank)
 			m.built("dm-1", "vg-swap", "nvme0n1")
+			m.remove("dev/dm-1")
 			delete(m.nodes.numbers, m.path("dev/dm-1"))
 			m.add("proc/swaps", "/dev/dm-1 partition 1 0 -2\n")
-		}, forIdle, "nvme0n1 → dm-1 (vg-swap) → swap", "swapoff"},
+		}, forIdle, "nvme0n1 → dm-1 (vg-swap) → swap", "swapoff /dev/dm-1"},
 		{"a volume of md and LVM", func(m *machine) {
 			m.namespace(1, blank)
 			m.built("md0", "", m.partition("nvme0n1", 2))

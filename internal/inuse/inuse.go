@@ -21,6 +21,7 @@ package inuse
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -31,6 +32,7 @@ import (
 // Finder looks at devices. Its methods may be called from several goroutines.
 type Finder struct {
 	sys   sysfs.Dir
+	root  string
 	proc  string
 	dev   string
 	nodes nodes
@@ -41,10 +43,13 @@ type Finder struct {
 	patience time.Duration
 }
 
-// New gives a Finder for the machine whose sysfs, procfs and device nodes are
-// at sys, proc and dev.
-func New(sys sysfs.Dir, proc, dev string) *Finder {
-	return &Finder{sys: sys, proc: proc, dev: dev, nodes: kernelNodes{}, blkid: "blkid", patience: time.Minute}
+// New gives a Finder for the machine whose sysfs is sys, and whose proc, dev
+// and etc are below root. Where configfs is mounted, that is below sys.
+func New(sys sysfs.Dir, root string) *Finder {
+	return &Finder{
+		sys: sys, root: root, proc: filepath.Join(root, "proc"), dev: filepath.Join(root, "dev"),
+		nodes: kernelNodes{}, blkid: "blkid", patience: time.Minute,
+	}
 }
 
 // How says what a look is for.

@@ -64,7 +64,7 @@ type machine struct {
 // newMachine has an NVMe drive without namespaces, on nvme.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	m := &machine{t: t, dir: t.TempDir(), nodes: &madeNodes{numbers: map[string]number{}, character: map[string]bool{}, faults: map[string]error{}, active: map[string][]uint32{}}}
+	m := &machine{t: t, dir: t.TempDir(), nodes: &madeNodes{numbers: map[string]number{}, character: map[string]bool{}, faults: map[string]error{}, active: map[string][]uint32{}, backings: map[string]number{}}}
 	m.mkdir("sys/" + home)
 	m.linkTo("bus/pci/devices/"+drive.String(), home)
 	m.mkdir("sys/class/block")
@@ -219,7 +219,7 @@ func (m *machine) finder() (*Finder, *sysfs.Device) {
 		device.Close()
 		root.Close()
 	})
-	f := New(root, m.path("proc"), m.path("dev"))
+	f := New(root, m.dir)
 	f.nodes, f.blkid = m.nodes, os.Args[0]
 	return f, device
 }
@@ -238,6 +238,7 @@ type madeNodes struct {
 	character map[string]bool
 	faults    map[string]error // of an open, or of a look at a descriptor
 	active    map[string][]uint32
+	backings  map[string]number // of loop devices, by their node
 	opened    []*os.File
 	shared    bool // somebody opened without a claim
 	block     chan struct{}
@@ -262,11 +263,35 @@ func (n *madeNodes) open(path string, want number, exclusive bool) (*os.File, er
 	return file, nil
 }
 
-func (n *madeNodes) number(path string) (number, error) {
-	if at, ok := n.numbers[path]; ok {
-		return at, nil
+func (n *madeNodes) device(path string) (device, error) {
+	if err := n.faults[path]; err != nil {
+		return device{}, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
-	return number{}, &fs.PathError{Op: "stat", Path: path, Err: fs.ErrNotExist}
+	if at, ok := n.numbers[path]; ok {
+		return device{n.character[path], at}, nil
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return device{}, err
+	}
+	at, ok := n.numbers[real]
+	if !ok {
+		return device{}, &fs.PathError{Op: "stat", Path: path, Err: errNoNode}
+	}
+	return device{n.character[real], at}, nil
+}
+
+func (n *madeNodes) backing(path string, want number) (number, error) {
+	if err := n.faults[path]; err != nil {
+		return number{}, &fs.PathError{Op: "ask", Path: path, Err: err}
+	}
+	switch at, ok := n.numbers[path]; {
+	case !ok:
+		return number{}, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
+	case at != want:
+		return number{}, &fs.PathError{Op: "open", Path: path, Err: errStale}
+	}
+	return n.backings[path], nil
 }
 
 func (n *madeNodes) behind(descriptor string) (device, bool, error) {

@@ -44,18 +44,28 @@ func (u Use) String() string { return strings.Join(u.Chain, " → ") }
 
 // Remedy is what would end the use.
 func (u Use) Remedy() string {
-	first, last := u.Chain[0], u.Chain[len(u.Chain)-1]
+	first, last := nodeName(u.Chain[0]), u.Chain[len(u.Chain)-1]
 	switch u.Kind {
 	case Mount:
 		return "umount " + last
 	case Swap:
-		return "swapoff /dev/" + first
+		return "swapoff /dev/" + nodeName(u.Chain[len(u.Chain)-2])
 	case Network:
 		return "ip link set " + first + " down"
 	case Open:
 		return "stop that program"
+	case Holder:
+		if strings.HasPrefix(last, "loop") {
+			return "losetup --detach /dev/" + last
+		}
 	}
 	return "see what is built on it: lsblk /dev/" + first
+}
+
+// nodeName is the name of the node in a link such as "dm-3 (vg-data)".
+func nodeName(link string) string {
+	name, _, _ := strings.Cut(link, " ")
+	return name
 }
 
 // Signature is what blkid knows on a disk that nobody uses.

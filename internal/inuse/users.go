@@ -18,6 +18,7 @@ import (
 type users struct {
 	mounts map[number][]string // mount points
 	swaps  map[number]bool
+	loops  map[number][]string // loop devices, by what they are backed by
 	opens  opens
 	self   int // our own process
 }
@@ -25,7 +26,10 @@ type users struct {
 // users reads who uses devices directly. What cannot be read is noted as a
 // doubt.
 func (l *look) users() users {
-	u := users{mounts: map[number][]string{}, swaps: map[number]bool{}, opens: l.opens(), self: self(l.proc)}
+	u := users{
+		mounts: map[number][]string{}, swaps: map[number]bool{}, loops: map[number][]string{},
+		opens: l.opens(), self: self(l.proc),
+	}
 	l.doing("the look for mounts and swap")
 	// Process 1's, because a service may see less than the machine has.
 	table, err := os.ReadFile(filepath.Join(l.proc, "1/mountinfo"))
@@ -48,6 +52,7 @@ func (l *look) users() users {
 		}
 	}
 	l.addBtrfs(u)
+	l.addLoops(u)
 	return u
 }
 
@@ -138,15 +143,22 @@ func (f *Finder) blockNumber(name string) (number, error) {
 // nodeNumber gives the block device that a path names: by its node, or by its
 // name alone where the node is not to be seen from here.
 func (f *Finder) nodeNumber(path string) (number, bool) {
-	rest, ok := strings.CutPrefix(path, "/dev/")
-	if !ok {
+	if !strings.HasPrefix(path, "/dev/") {
 		return number{}, false
 	}
-	if n, err := f.nodes.number(filepath.Join(f.dev, rest)); err == nil {
-		return n, true
+	d, err := f.device(path)
+	return d.number, err == nil && !d.character
+}
+
+// device gives the device that an absolute path leads to, as nodeNumber does.
+func (f *Finder) device(path string) (device, error) {
+	d, err := f.nodes.device(filepath.Join(f.root, path))
+	if rest, ok := strings.CutPrefix(path, "/dev/"); ok && errors.Is(err, fs.ErrNotExist) {
+		if n, err := f.blockNumber(strings.ReplaceAll(rest, "/", "!")); err == nil {
+			return device{number: n}, nil
+		}
 	}
-	n, err := f.blockNumber(strings.ReplaceAll(rest, "/", "!"))
-	return n, err == nil
+	return d, err
 }
 
 // diskUses notes every use of a disk and its partitions.
@@ -179,20 +191,21 @@ func (l *look) blockUses(u users, name string, n number, chain []string) error {
 		l.report.use(Swap, append(chain, "swap")...)
 	}
 	l.openUses(u, device{number: n}, chain)
-	return l.holders(u, name, chain)
+	names, err := list(l.sys, "class/block/"+name+"/holders")
+	if err != nil {
+		return err
+	}
+	return l.builtOn(u, append(names, u.loops[n]...), chain)
 }
 
 // deepest is how long a chain may get: the kernel stacks block devices far
 // less deep.
 const deepest = 32
 
-// holders follows the devices that are built on one, such as dm and md
-// (block/holder.c), to their own users. One that nobody uses is a use itself.
-func (l *look) holders(u users, name string, chain []string) error {
-	names, err := list(l.sys, "class/block/"+name+"/holders")
-	if err != nil {
-		return err
-	}
+// builtOn follows the devices that are built on one, such as dm, md
+// (block/holder.c) and loop, to their own users. One that nobody uses is a use
+// itself.
+func (l *look) builtOn(u users, names, chain []string) error {
 	for _, holder := range names {
 		way := append(slices.Clone(chain), l.label(holder))
 		n, err := l.blockNumber(holder)
