@@ -98,6 +98,14 @@ func TestNoFaultMakesAUsedDeviceLookFree(t *testing.T) {
 		{"a loop device that nobody uses", "nvme", func(m *machine) {
 			m.loop("loop0", "/dev/nvme0n1", m.namespace(1, blank))
 		}},
+		{"a namespace that nvmet exports", "nvme", func(m *machine) {
+			m.namespace(1, blank)
+			m.exported("/dev/nvme0n1", "1")
+		}},
+		{"a namespace that LIO exports", "nvme", func(m *machine) {
+			m.namespace(1, blank)
+			m.configure("target/core/iblock_0/disk1", "enable", "1", "udev_path", "/dev/nvme0n1", "info", "Major: 259 Minor: 1  CLAIMED: IBLOCK")
+		}},
 		{"a namespace not scanned", "nvme", func(m *machine) { m.namespace(1, blank); m.active(2) }},
 		{"a namespace that a program has open", "nvme", func(m *machine) {
 			m.holds(123, "postgres", m.path("dev/"+m.namespace(1, blank)))

@@ -196,7 +196,7 @@ func (l *look) disks(ctx context.Context, disks []disk) (*Hold, error) {
 	}
 	users := l.users()
 	for _, c := range l.characters {
-		l.openUses(users, device{character: true, number: c.number}, []string{c.name})
+		l.nodeUses(users, device{character: true, number: c.number}, []string{c.name})
 	}
 	for i, d := range disks {
 		before := len(l.report.Uses) + len(l.visits)

@@ -31,6 +31,8 @@ const (
 	Claim   Kind = "claim"   // something that only the exclusive open shows
 	Network Kind = "network" // a network interface that is up
 	Open    Kind = "open"    // a program that holds its node open
+	Export  Kind = "export"  // given to other machines by nvmet or LIO
+	Named   Kind = "named"   // not used now, but somebody has put its name down for use
 )
 
 // Use is one use of a device: the chain from one of its parts to the user.
@@ -54,6 +56,10 @@ func (u Use) Remedy() string {
 		return "ip link set " + first + " down"
 	case Open:
 		return "stop that program"
+	case Export:
+		return "end that export: nvmetcli, targetcli"
+	case Named:
+		return "if that is out of date, take it out there"
 	case Holder:
 		if strings.HasPrefix(last, "loop") {
 			return "losetup --detach /dev/" + last

@@ -21,6 +21,8 @@ type users struct {
 	loops  map[number][]string // loop devices, by what they are backed by
 	opens  opens
 	self   int // our own process
+
+	exports map[device][]export
 }
 
 // users reads who uses devices directly. What cannot be read is noted as a
@@ -28,7 +30,7 @@ type users struct {
 func (l *look) users() users {
 	u := users{
 		mounts: map[number][]string{}, swaps: map[number]bool{}, loops: map[number][]string{},
-		opens: l.opens(), self: self(l.proc),
+		exports: map[device][]export{}, opens: l.opens(), self: self(l.proc),
 	}
 	l.doing("the look for mounts and swap")
 	// Process 1's, because a service may see less than the machine has.
@@ -53,6 +55,7 @@ func (l *look) users() users {
 	}
 	l.addBtrfs(u)
 	l.addLoops(u)
+	l.addExports(u)
 	return u
 }
 
@@ -190,12 +193,21 @@ func (l *look) blockUses(u users, name string, n number, chain []string) error {
 	if u.swaps[n] {
 		l.report.use(Swap, append(chain, "swap")...)
 	}
-	l.openUses(u, device{number: n}, chain)
+	l.nodeUses(u, device{number: n}, chain)
 	names, err := list(l.sys, "class/block/"+name+"/holders")
 	if err != nil {
 		return err
 	}
 	return l.builtOn(u, append(names, u.loops[n]...), chain)
+}
+
+// nodeUses notes who uses a device by its node: the kernel, for others, and
+// programs.
+func (l *look) nodeUses(u users, d device, chain []string) {
+	for _, e := range u.exports[d] {
+		l.report.use(e.kind, append(slices.Clone(chain), e.name)...)
+	}
+	l.openUses(u, d, chain)
 }
 
 // deepest is how long a chain may get: the kernel stacks block devices far
