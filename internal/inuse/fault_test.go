@@ -98,6 +98,10 @@ func TestNoFaultMakesAUsedDeviceLookFree(t *testing.T) {
 		{"a loop device that nobody uses", "nvme", func(m *machine) {
 			m.loop("loop0", "/dev/nvme0n1", m.namespace(1, blank))
 		}},
+		{"a namespace that is mounted through another controller", "nvme", func(m *machine) {
+			m.namespace(1, blank)
+			m.mount(m.twin("nvme7", 1), "/srv")
+		}},
 		{"a namespace that nvmet exports", "nvme", func(m *machine) {
 			m.namespace(1, blank)
 			m.exported("/dev/nvme0n1", "1")

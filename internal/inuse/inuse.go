@@ -22,6 +22,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -179,6 +180,16 @@ func (l *look) all(ctx context.Context) (*Hold, error) {
 	return l.disks(ctx, disks)
 }
 
+// claimed notes that a disk is claimed, and no finder has found by whom. It may
+// be another look of ours: two functions of a drive can have one disk.
+func (l *look) claimed(u users, d disk) {
+	if slices.Contains(u.opens[device{number: d.number}], u.self) {
+		l.visits = append(l.visits, "another operation of ours holds "+d.name)
+		return
+	}
+	l.report.use(Claim, append(d.chain(d.name), "claimed, but nothing shows by whom")...)
+}
+
 // disks looks at the disks of the device. They are held first and looked at
 // then, so that nothing can begin in between. The partitions are read under the
 // hold: its open waits until the kernel has scanned them.
@@ -204,14 +215,16 @@ func (l *look) disks(ctx context.Context, disks []disk) (*Hold, error) {
 			return hold, err
 		}
 		if busy[i] && len(l.report.Uses)+len(l.visits) == before {
-			l.report.use(Claim, d.name, "claimed, but nothing shows by whom")
+			l.claimed(users, d)
 		}
 	}
 	if err := l.settled(); err != nil || !l.Blank || l.report.Veto() {
 		return hold, err
 	}
 	for i, d := range disks {
-		l.signature(ctx, d, hold.files[i])
+		if !d.twin {
+			l.signature(ctx, d, hold.files[i])
+		}
 	}
 	l.report.blank = len(disks) > 0 || l.facts.Driver == "nvme" // which says that it has no namespaces
 	return hold, nil

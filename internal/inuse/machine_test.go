@@ -105,6 +105,9 @@ func (m *machine) add(name, content string) {
 func (m *machine) link(name, target string) {
 	m.t.Helper()
 	m.mkdir(filepath.Dir(name))
+	if old, err := os.Readlink(m.path(name)); err == nil && old == target {
+		return
+	}
 	must(m.t, os.Symlink(target, m.path(name)))
 }
 

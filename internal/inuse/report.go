@@ -3,6 +3,7 @@ package inuse
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -46,14 +47,14 @@ func (u Use) String() string { return strings.Join(u.Chain, " → ") }
 
 // Remedy is what would end the use.
 func (u Use) Remedy() string {
-	first, last := nodeName(u.Chain[0]), u.Chain[len(u.Chain)-1]
+	last := u.Chain[len(u.Chain)-1]
 	switch u.Kind {
 	case Mount:
 		return "umount " + last
 	case Swap:
 		return "swapoff /dev/" + nodeName(u.Chain[len(u.Chain)-2])
 	case Network:
-		return "ip link set " + first + " down"
+		return "ip link set " + u.Chain[0] + " down"
 	case Open:
 		return "stop that program"
 	case Export:
@@ -65,8 +66,19 @@ func (u Use) Remedy() string {
 			return "losetup --detach /dev/" + last
 		}
 	}
-	return "see what is built on it: lsblk /dev/" + first
+	return "see what is built on it: lsblk /dev/" + u.disk()
 }
+
+// disk is the node of the disk that is used, or of the partition: it stands
+// second where it is not of the device's own controller.
+func (u Use) disk() string {
+	if len(u.Chain) > 1 && namespaceNode.MatchString(u.Chain[1]) {
+		return u.Chain[1]
+	}
+	return nodeName(u.Chain[0])
+}
+
+var namespaceNode = regexp.MustCompile(`^nvme\d+n\d+(p\d+)?$`)
 
 // nodeName is the name of the node in a link such as "dm-3 (vg-data)".
 func nodeName(link string) string {

@@ -167,13 +167,13 @@ func (f *Finder) device(path string) (device, error) {
 // diskUses notes every use of a disk and its partitions.
 func (l *look) diskUses(u users, d disk) error {
 	l.doing("the look for what is built on %s", d.name)
-	if err := l.blockUses(u, d.name, d.number, []string{d.name}); err != nil {
+	if err := l.blockUses(u, d.name, d.number, d.chain(d.name)); err != nil {
 		return err
 	}
 	parts, err := l.partitions(d.name)
 	for _, p := range parts {
 		// Its name says which disk it is of.
-		err = both(err, l.blockUses(u, p.name, p.number, []string{p.name}))
+		err = both(err, l.blockUses(u, p.name, p.number, d.chain(p.name)))
 	}
 	if err != nil {
 		return fmt.Errorf("look for what is built on %s: %w", d.name, err)
