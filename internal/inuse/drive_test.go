@@ -164,17 +164,17 @@ func TestEveryVetoSaysWhy(t *testing.T) {
 		}, forIdle, "nvme0n1 → nvme7n1 → claimed, but nothing shows by whom", "lsblk /dev/nvme7n1"},
 
 		{"a file system", func(m *machine) {
-			m.namespace(1, "0\nTYPE=ext4\nLABEL=data\nUSAGE=filesystem")
-		}, forBlank, `nvme0n1 carries ext4 "data"`, "wipefs --all /dev/nvme0n1"},
+			m.namespace(1, "0\nID_FS_TYPE=ext4\nID_FS_LABEL_ENC=my\\x20data\nID_FS_USAGE=filesystem")
+		}, forBlank, `nvme0n1 carries ext4 "my data"`, "wipefs --all /dev/nvme0n1"},
 		{"a partition table", func(m *machine) {
-			m.namespace(1, "0\nPTTYPE=gpt\nPTUUID=1234")
+			m.namespace(1, "0\nID_PART_TABLE_TYPE=gpt\nID_PART_TABLE_UUID=1234")
 		}, forBlank, "nvme0n1 carries a partition table (gpt)", "takeover = \"idle\""},
 		{"what blkid knows and this program does not", func(m *machine) {
 			m.namespace(1, "0\nNEW=thing")
 		}, forBlank, "nvme0n1 carries something that blkid knows", "wipefs"},
 		{"only the second namespace is not blank", func(m *machine) {
 			m.namespace(1, blank)
-			m.namespace(2, "0\nTYPE=LVM2_member")
+			m.namespace(2, "0\nID_FS_TYPE=LVM2_member")
 		}, forBlank, "nvme0n2 carries LVM2_member", "wipefs --all /dev/nvme0n2"},
 		{"several signatures", func(m *machine) {
 			m.namespace(1, "8 ambivalent result")
@@ -331,9 +331,9 @@ func TestAMultipathNamespaceIsHeldByItsHead(t *testing.T) {
 	}
 }
 
-func TestIdleDoesNotReadWhatIsOnADrive(t *testing.T) {
+func TestIdleMayHaveSomethingOnIt(t *testing.T) {
 	m := newMachine(t)
-	m.namespace(1, "0\nTYPE=ext4")
+	m.namespace(1, "0\nID_FS_TYPE=ext4")
 	report, hold, err := m.look("nvme", pci.NVMe, forIdle)
 	must(t, err)
 	defer hold.Close()

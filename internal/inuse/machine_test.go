@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"vfio-hotplug/internal/pci"
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) {
 }
 
 func runBlkid(args []string) int {
-	if got := strings.Join(args, " "); got != "-p -o export /proc/self/fd/3" {
+	if got := strings.Join(args, " "); got != "-p -o udev /proc/self/fd/3" {
 		fmt.Fprintf(os.Stderr, "called with %q", got)
 		return 4
 	}
@@ -243,7 +244,8 @@ type madeNodes struct {
 	active    map[string][]uint32
 	backings  map[string]number // of loop devices, by their node
 	opened    []*os.File
-	shared    bool // somebody opened without a claim
+	shared    bool   // somebody opened without a claim
+	claimed   string // a node that somebody has claimed
 	block     chan struct{}
 }
 
@@ -253,6 +255,9 @@ func (n *madeNodes) open(path string, want number, exclusive bool) (*os.File, er
 	}
 	if err := n.faults[path]; err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	if exclusive && path == n.claimed {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: syscall.EBUSY}
 	}
 	if _, err := os.Stat(path); err == nil && n.numbers[path] != want {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: errStale}

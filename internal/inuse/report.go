@@ -94,11 +94,14 @@ type Signature struct {
 }
 
 // String says what is where, such as `nvme1n1 carries ext4 "data"`.
-func (s Signature) String() string {
-	if s.Label == "" {
-		return fmt.Sprintf("%s carries %s", s.Disk, s.Type)
+func (s Signature) String() string { return s.Disk + " carries " + words(s.Type, s.Label) }
+
+// words gives a type and, quoted, a label.
+func words(kind, label string) string {
+	if label == "" {
+		return kind
 	}
-	return fmt.Sprintf("%s carries %s %q", s.Disk, s.Type, s.Label)
+	return fmt.Sprintf("%s %q", kind, label)
 }
 
 // Doubt is why a device cannot be shown to be free.

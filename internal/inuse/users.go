@@ -17,6 +17,7 @@ import (
 // have open.
 type users struct {
 	mounts map[number][]string // mount points
+	points map[string]bool     // all mount points
 	swaps  map[number]bool
 	loops  map[number][]string // loop devices, by what they are backed by
 	opens  opens
@@ -29,7 +30,7 @@ type users struct {
 // doubt.
 func (l *look) users() users {
 	u := users{
-		mounts: map[number][]string{}, swaps: map[number]bool{}, loops: map[number][]string{},
+		mounts: map[number][]string{}, points: map[string]bool{}, swaps: map[number]bool{}, loops: map[number][]string{},
 		exports: map[device][]export{}, opens: l.opens(), self: self(l.proc),
 	}
 	l.doing("the look for mounts and swap")
@@ -85,6 +86,7 @@ func (l *look) addMount(u users, line string) {
 	if !ok {
 		return
 	}
+	u.points[m.point] = true
 	if m.number.major != 0 {
 		u.mounts[m.number] = append(u.mounts[m.number], m.point)
 		return
