@@ -19,6 +19,7 @@ var needed = [...]struct{ program, pkg string }{
 	{"depmod", "kmod"},
 	{"blkid", "util-linux"},
 	{"mke2fs", "e2fsprogs"},
+	{"dmsetup", "dmsetup"},
 	{"xz", "xz-utils"},
 	{"zstd", "zstd"},
 }
