@@ -51,6 +51,9 @@ func (c contents) container() bool {
 // contents looks at disks that nobody uses: whether somebody has put them down
 // for use, and for Blank, whether anything is on them.
 func (l *look) contents(ctx context.Context, u users, disks []disk, hold *Hold) error {
+	if len(disks) == 0 {
+		return nil
+	}
 	entries := l.entries(u)
 	for i, d := range disks {
 		if d.twin {

@@ -6,6 +6,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -13,16 +14,28 @@ import (
 )
 
 // idleDrives is a policy that takes every drive that nobody uses, whatever is
-// on it.
-const idleDrives = `
+// on it. In some bays nvme always comes first.
+func idleDrives(read ...int) string {
+	ports := make([]string, len(read))
+	for i, bay := range read {
+		ports[i] = strconv.Quote(vmtest.PortAddress(bay))
+	}
+	return `
 [guard]
 mode = "race"
+
+[[rule]]
+name     = "read first"
+match    = { class = "nvme", behind = [` + strings.Join(ports, ", ") + `] }
+takeover = "idle"
+guard    = false
 
 [[rule]]
 name     = "every drive"
 match    = { class = "nvme" }
 takeover = "idle"
 `
+}
 
 // A use is a way to use a drive. begin gives the file of which the contents
 // must stay as they are.
@@ -73,28 +86,37 @@ var uses = []use{
 		return disk
 	}, "DISK → LIO iblock_0/disk"},
 	{"named in fstab", func(h *house, disk string) string {
-		const id = "9652fc43-a7ad-46ed-9625-bf62c0ce1ddc"
-		h.sh(`mkfs.ext4 -q -F -U `+id+` "$1" && mkdir -p /etc && echo "UUID=`+id+` /data ext4 noauto 0 0" >/etc/fstab`, disk)
+		h.sh(`mkfs.ext4 -q -F -U "$1" "$2" && echo "UUID=$1 /data ext4 noauto 0 0" >/etc/fstab`, fstabUUID, disk)
 		return disk
-	}, "DISK → /etc/fstab line 1: UUID=9652fc43-a7ad-46ed-9625-bf62c0ce1ddc on /data"},
+	}, "DISK → /etc/fstab line 1: UUID=" + fstabUUID + " on /data"},
+}
+
+const fstabUUID = "9652fc43-a7ad-46ed-9625-bf62c0ce1ddc"
+
+// chainOf gives the chain for a drive that begins with a disk.
+func (u use) chainOf(disk string) string {
+	name := path.Base(disk)
+	return strings.NewReplacer("DISK", name, "NUMBER", strings.TrimPrefix(name, "nvme")).Replace(u.chain)
 }
 
 // TestGuestUses: of all drives that are there before the daemon, each used in
 // another way, only the blank one is taken, at the start and by hand. The log,
 // status and explain say by the same chain who uses each, and what is on them
-// stays as it is. One drive has two functions, and is mounted.
+// stays as it is. One drive has two functions, and is mounted. Plugged into
+// another bay, the drive that fstab names is refused again once nvme has it.
 func TestGuestUses(t *testing.T) {
 	vmtest.EachKernel(t, func(t *testing.T, k vmtest.Kernel) {
-		first, second, free := len(uses), len(uses)+1, len(uses)+2
+		named, first, second, free, empty := len(uses)-1, len(uses), len(uses)+1, len(uses)+2, len(uses)+3
 		devices := map[int]vmtest.Device{free: {}}
 		for bay := range uses {
 			devices[bay] = vmtest.Device{Size: 16 << 20}
 		}
+		devices[named] = vmtest.Device{Image: blankImage(t)}
 		config := vmtest.Config{
-			Kernel: k, Bays: free + 1, Devices: devices, Args: sharedNamespace(t, first, second), Programs: []string{"dmsetup"},
+			Kernel: k, Bays: empty + 1, Devices: devices, Args: sharedNamespace(t, first, second), Programs: []string{"dmsetup"},
 			Modules: append(modules(), append(ext4(t, k), "loop", "dm-mod", "raid1", "nvmet", "target_core_iblock")...),
 		}
-		h := boot(t, config, idleDrives)
+		h := boot(t, config, idleDrives(free, empty))
 		for bay := range free + 1 {
 			h.WaitDriver(bay, "nvme")
 		}
@@ -102,9 +124,7 @@ func TestGuestUses(t *testing.T) {
 		chains, files := map[int]string{}, []string{}
 		for bay, u := range uses {
 			disk := h.block(bay)
-			files = append(files, u.begin(h, disk))
-			name := path.Base(disk)
-			chains[bay] = strings.NewReplacer("DISK", name, "NUMBER", strings.TrimPrefix(name, "nvme")).Replace(u.chain)
+			files, chains[bay] = append(files, u.begin(h, disk)), u.chainOf(disk)
 		}
 		head := h.head(first)
 		files = append(files, h.mounted("/dev/"+head, "/mnt/shared"))
@@ -127,22 +147,40 @@ func TestGuestUses(t *testing.T) {
 		if now := h.Do(append([]string{"sha256sum"}, files...)...); now != sums {
 			t.Errorf("contents were\n%s and are\n%s", sums, now)
 		}
+		h.Unplug(free)
+		h.daemon.WaitLine(h.Address(free) + " is gone")
+		h.Plug(free, devices[free])
+		if d := h.settled(free, "taken", "direct"); d.Outcome != "taken" {
+			t.Errorf("the blank drive that nvme was to read first came %s", d.Outcome)
+		}
+		h.Unplug(named)
+		h.Plug(empty, devices[named])
+		h.settled(empty, "refused")
+		chain := uses[named].chainOf(h.block(empty))
+		h.wantRefusal(empty, chain, chain, "--takeover", "idle")
 		h.done()
 	})
 }
 
-// sharedNamespace gives QEMU's arguments for a drive with two functions, in two
-// bays, and one namespace.
-func sharedNamespace(t *testing.T, bays ...int) []string {
+// blankImage makes the image of a small blank drive, which outlasts its
+// plugging.
+func blankImage(t *testing.T) string {
 	t.Helper()
-	image := filepath.Join(t.TempDir(), "shared.img")
+	image := filepath.Join(t.TempDir(), "image")
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Truncate(image, 16<<20); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"-device", "nvme-subsys,id=shared", "-drive", "if=none,id=shared-disk,format=raw,file=" + image}
+	return image
+}
+
+// sharedNamespace gives QEMU's arguments for a drive with two functions, in two
+// bays, and one namespace.
+func sharedNamespace(t *testing.T, bays ...int) []string {
+	t.Helper()
+	args := []string{"-device", "nvme-subsys,id=shared", "-drive", "if=none,id=shared-disk,format=raw,file=" + blankImage(t)}
 	for _, bay := range bays {
 		args = append(args, "-device", fmt.Sprintf("nvme,id=shared%d,serial=SHARED,subsys=shared,bus=rp%d", bay, bay))
 	}
