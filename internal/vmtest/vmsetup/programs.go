@@ -18,8 +18,8 @@ var needed = [...]struct{ program, pkg string }{
 	{"qemu-system-x86_64", "qemu-system-x86"},
 	{"depmod", "kmod"},
 	{"blkid", "util-linux"},
-	{"mke2fs", "e2fsprogs"},
 	{"dmsetup", "dmsetup"},
+	{"mke2fs", "e2fsprogs"},
 	{"xz", "xz-utils"},
 	{"zstd", "zstd"},
 }
