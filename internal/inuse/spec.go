@@ -39,10 +39,10 @@ func parseSpec(text string) (spec, bool) {
 			return s, known && value != ""
 		}
 	}
-	if !strings.HasPrefix(text, "/dev/") {
+	s := spec{node: path.Clean(text)}
+	if !strings.HasPrefix(s.node, "/dev/") {
 		return spec{}, false
 	}
-	s := spec{node: path.Clean(text)}
 	if rest, ok := strings.CutPrefix(s.node, links); ok {
 		kind, value, _ := strings.Cut(rest, "/")
 		if tag := strings.ToUpper(kind); tagProperty[tag] != "" && value != "" {
