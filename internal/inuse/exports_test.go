@@ -58,12 +58,12 @@ func TestAnExportIsAUse(t *testing.T) {
 		{"by nvmet, under a name that leads nowhere", func(m *machine) {
 			m.namespace(1, blank)
 			m.exported("/dev/disk/by-id/gone", "1")
-		}, "what is exported cannot be read: what /dev/disk/by-id/gone of nvmet nqn.test namespace 3 is: lstat MACHINE/dev/disk: no such file or directory", "root"},
+		}, "what nvmet nqn.test namespace 3 exports cannot be told: stat MACHINE/dev/disk/by-id/gone: file does not exist", "nvmetcli"},
 		{"by nvmet, under a name that cannot be followed", func(m *machine) {
 			m.namespace(1, blank)
 			m.exported("/srv/disk", "0")
 			m.nodes.faults[m.path("srv/disk")] = syscall.EIO
-		}, "what is exported cannot be read: what /srv/disk of nvmet nqn.test namespace 3 is: stat MACHINE/srv/disk: input/output error", "root"},
+		}, "what nvmet nqn.test namespace 3 exports cannot be told: stat MACHINE/srv/disk: input/output error", "nvmetcli"},
 		{"by LIO, by the number that it has open", func(m *machine) {
 			m.namespace(1, blank)
 			m.configure("target/core/iblock_0", "hba_info", "HBA Index: 1 plugin: iblock version: v5.0")

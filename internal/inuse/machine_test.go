@@ -280,7 +280,7 @@ func (n *madeNodes) device(path string) (device, error) {
 	}
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return device{}, err
+		return device{}, &fs.PathError{Op: "stat", Path: path, Err: fs.ErrNotExist}
 	}
 	at, ok := n.numbers[real]
 	if !ok {
