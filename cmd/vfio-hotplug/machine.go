@@ -50,7 +50,7 @@ func (m *machine) operator() (*operate.Operator, error) {
 	return &operate.Operator{
 		FS:      sysfs.New(root, sysfs.InProcess(self, m.path("sys"))),
 		Ledger:  book,
-		Uses:    inuse.New(root, m.path("proc"), m.path("dev")),
+		Uses:    inuse.New(root, m.root),
 		Load:    kmod.NewLoader().Load,
 		Aliases: m.aliases,
 		Dev:     m.path("dev"),

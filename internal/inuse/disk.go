@@ -25,11 +25,26 @@ func parseNumber(s string) (number, error) {
 	return number{uint32(a), uint32(b)}, nil
 }
 
-// disk is a whole block device.
+// disk is a block device: a whole one, or a partition.
 type disk struct {
 	name   string // such as nvme1n1, the kernel's and that of its node
 	number number
 	bytes  int64
+
+	// by is the part of the device under the look that leads to this disk, where
+	// that is not the disk itself: a path of its head, or the same namespace
+	// through another controller.
+	by string
+	// twin says that another disk of the look has the same contents.
+	twin bool
+}
+
+// chain gives the beginning of a chain, down to the disk or a partition of it.
+func (d disk) chain(name string) []string {
+	if d.by == "" {
+		return []string{name}
+	}
+	return []string{d.by, name}
 }
 
 // node is the path of the disk's node below /dev. The kernel writes a slash in
@@ -66,15 +81,9 @@ func readDisk(dir sysfs.Dir, name string) (disk, error) {
 	return d, err
 }
 
-// part is a partition.
-type part struct {
-	name   string
-	number number
-}
-
 // partitions gives the partitions of a disk or of a device built on disks. A device
 // that has gone has none.
-func (f *Finder) partitions(name string) ([]part, error) {
+func (f *Finder) partitions(name string) ([]disk, error) {
 	dir, err := f.sys.Open("class/block/" + name)
 	if sysfs.Gone(err) {
 		return nil, nil
@@ -88,25 +97,30 @@ func (f *Finder) partitions(name string) ([]part, error) {
 		return nil, err
 	}
 	slices.Sort(names)
-	var parts []part
+	var parts []disk
 	for _, child := range names {
 		if !strings.HasPrefix(child, name) { // as the kernel names all partitions (block/partitions/core.c)
 			continue
 		}
-		text, err := attribute(dir, child+"/dev")
+		part, err := readPartition(dir, child)
 		if sysfs.Gone(err) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		number, err := parseNumber(text)
-		if err != nil {
-			return nil, err
-		}
-		parts = append(parts, part{child, number})
+		parts = append(parts, part)
 	}
 	return parts, nil
+}
+
+func readPartition(of sysfs.Dir, name string) (disk, error) {
+	dir, err := of.Open(name)
+	if err != nil {
+		return disk{}, err
+	}
+	defer dir.Close()
+	return readDisk(dir, name)
 }
 
 func attribute(dir sysfs.Dir, name string) (string, error) {

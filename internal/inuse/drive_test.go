@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -85,9 +86,10 @@ func TestEveryVetoSaysWhy(t *testing.T) {
 		{"swap whose node is not to be seen", func(m *machine) {
 			m.namespace(1, blank)
 			m.built("dm-1", "vg-swap", "nvme0n1")
+			m.remove("dev/dm-1")
 			delete(m.nodes.numbers, m.path("dev/dm-1"))
 			m.add("proc/swaps", "/dev/dm-1 partition 1 0 -2\n")
-		}, forIdle, "nvme0n1 → dm-1 (vg-swap) → swap", "swapoff"},
+		}, forIdle, "nvme0n1 → dm-1 (vg-swap) → swap", "swapoff /dev/dm-1"},
 		{"a volume of md and LVM", func(m *machine) {
 			m.namespace(1, blank)
 			m.built("md0", "", m.partition("nvme0n1", 2))
@@ -139,20 +141,40 @@ func TestEveryVetoSaysWhy(t *testing.T) {
 		{"a second path of a mounted namespace", func(m *machine) {
 			m.multipath(1)
 			m.mount("nvme5n1", "/srv")
-		}, forIdle, "nvme5n1 → /srv", "umount /srv"},
+		}, forIdle, "nvme5c0n1 → nvme5n1 → /srv", "umount /srv"},
+		{"a second path of a namespace with a mounted partition", func(m *machine) {
+			m.multipath(1)
+			m.mount(m.partition("nvme5n1", 2), "/srv")
+		}, forIdle, "nvme5c0n1 → nvme5n1p2 → /srv", "umount /srv"},
+		{"a second path of a namespace with an idle volume", func(m *machine) {
+			m.multipath(1)
+			m.built("dm-0", "vg-a", "nvme5n1")
+		}, forIdle, "nvme5c0n1 → nvme5n1 → dm-0 (vg-a)", "lsblk /dev/nvme5n1"},
+		{"a second path of a namespace that is claimed", func(m *machine) {
+			m.multipath(1)
+			m.nodes.faults[m.path("dev/nvme5n1")] = syscall.EBUSY
+		}, forIdle, "nvme5c0n1 → nvme5n1 → claimed, but nothing shows by whom", "lsblk /dev/nvme5n1"},
+		{"mounted through another controller that shows the namespace apart", func(m *machine) {
+			m.namespace(1, blank)
+			m.mount(m.twin("nvme7", 1), "/srv")
+		}, forIdle, "nvme0n1 → nvme7n1 → /srv", "umount /srv"},
+		{"claimed through another controller that shows the namespace apart", func(m *machine) {
+			m.namespace(1, blank)
+			m.nodes.faults[m.path("dev/"+m.twin("nvme7", 1))] = syscall.EBUSY
+		}, forIdle, "nvme0n1 → nvme7n1 → claimed, but nothing shows by whom", "lsblk /dev/nvme7n1"},
 
 		{"a file system", func(m *machine) {
-			m.namespace(1, "0\nTYPE=ext4\nLABEL=data\nUSAGE=filesystem")
-		}, forBlank, `nvme0n1 carries ext4 "data"`, "wipefs --all /dev/nvme0n1"},
+			m.namespace(1, "0\nID_FS_TYPE=ext4\nID_FS_LABEL_ENC=my\\x20data\nID_FS_USAGE=filesystem")
+		}, forBlank, `nvme0n1 carries ext4 "my data"`, "wipefs --all /dev/nvme0n1"},
 		{"a partition table", func(m *machine) {
-			m.namespace(1, "0\nPTTYPE=gpt\nPTUUID=1234")
+			m.namespace(1, "0\nID_PART_TABLE_TYPE=gpt\nID_PART_TABLE_UUID=1234")
 		}, forBlank, "nvme0n1 carries a partition table (gpt)", "takeover = \"idle\""},
 		{"what blkid knows and this program does not", func(m *machine) {
 			m.namespace(1, "0\nNEW=thing")
 		}, forBlank, "nvme0n1 carries something that blkid knows", "wipefs"},
 		{"only the second namespace is not blank", func(m *machine) {
 			m.namespace(1, blank)
-			m.namespace(2, "0\nTYPE=LVM2_member")
+			m.namespace(2, "0\nID_FS_TYPE=LVM2_member")
 		}, forBlank, "nvme0n2 carries LVM2_member", "wipefs --all /dev/nvme0n2"},
 		{"several signatures", func(m *machine) {
 			m.namespace(1, "8 ambivalent result")
@@ -251,6 +273,53 @@ func (m *machine) multipath(id int) {
 	m.file("sys/devices/virtual/nvme-subsystem/nvme-subsys5/nvme5n1/nsid", fmt.Sprintln(id))
 }
 
+// twin gives another controller of nvme0's subsystem a disk of the namespace.
+func (m *machine) twin(controller string, id int) (name string) {
+	const away = "devices/pci0000:00/0000:02:00.0/nvme/"
+	name = fmt.Sprintf("%sn%d", controller, id)
+	m.block(away+controller+"/"+name, blank)
+	m.file("sys/"+away+controller+"/"+name+"/nsid", fmt.Sprintln(id))
+	m.linkTo("class/nvme/"+controller, away+controller)
+	m.file("sys/class/nvme-subsystem/nvme-subsys0/subsysnqn", "nqn.test\n")
+	for _, of := range []string{home + "/nvme/nvme0", away + controller} {
+		m.linkTo("class/nvme-subsystem/nvme-subsys0/"+filepath.Base(of), of)
+	}
+	return name
+}
+
+func TestANamespaceIsHeldThroughEveryControllerThatShowsIt(t *testing.T) {
+	m := newMachine(t)
+	m.namespace(1, blank)
+	m.namespace(2, blank)
+	m.twin("nvme7", 1)
+	m.twin("nvme7", 3)
+	m.twin("nvme8", 2)
+	m.linkTo("class/nvme-subsystem/nvme-subsys0/nvme9", "gone")
+	report, hold, err := m.look("nvme", pci.NVMe, forBlank)
+	must(t, err)
+	defer hold.Close()
+	var held []string
+	for _, file := range hold.Files() {
+		held = append(held, filepath.Base(file.Name()))
+	}
+	if report.Veto() || fmt.Sprint(held) != "[nvme0n1 nvme7n1 nvme0n2 nvme8n2]" {
+		t.Errorf("report %q, held %v", report, held)
+	}
+}
+
+func TestAnotherHoldOfOursIsWaitedFor(t *testing.T) {
+	m := newMachine(t)
+	m.multipath(1)
+	m.link("proc/self", "10")
+	m.holds(10, "vfio-hotplug", m.path("dev/nvme5n1"))
+	m.nodes.faults[m.path("dev/nvme5n1")] = syscall.EBUSY
+	_, _, err := m.look("nvme", pci.NVMe, forBlank)
+	unsettled, ok := errors.AsType[*NotSettledError](err)
+	if !ok || unsettled.Reason != "another operation of ours holds nvme5n1" {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestAMultipathNamespaceIsHeldByItsHead(t *testing.T) {
 	m := newMachine(t)
 	m.multipath(1)
@@ -262,9 +331,9 @@ func TestAMultipathNamespaceIsHeldByItsHead(t *testing.T) {
 	}
 }
 
-func TestIdleDoesNotReadWhatIsOnADrive(t *testing.T) {
+func TestIdleMayHaveSomethingOnIt(t *testing.T) {
 	m := newMachine(t)
-	m.namespace(1, "0\nTYPE=ext4")
+	m.namespace(1, "0\nID_FS_TYPE=ext4")
 	report, hold, err := m.look("nvme", pci.NVMe, forIdle)
 	must(t, err)
 	defer hold.Close()

@@ -91,6 +91,25 @@ func TestNoFaultMakesAUsedDeviceLookFree(t *testing.T) {
 			m.add("proc/1/mountinfo", "98 21 0:40 / /pool rw - btrfs /dev/sdz rw\n")
 			m.linkTo("fs/btrfs/0123/devices/nvme0n1", home+"/nvme/nvme0/nvme0n1")
 		}},
+		{"a loop device", "nvme", func(m *machine) {
+			m.loop("loop0", "/dev/nvme0n1", m.namespace(1, blank))
+			m.mount("loop0", "/srv")
+		}},
+		{"a loop device that nobody uses", "nvme", func(m *machine) {
+			m.loop("loop0", "/dev/nvme0n1", m.namespace(1, blank))
+		}},
+		{"a namespace that is mounted through another controller", "nvme", func(m *machine) {
+			m.namespace(1, blank)
+			m.mount(m.twin("nvme7", 1), "/srv")
+		}},
+		{"a namespace that nvmet exports", "nvme", func(m *machine) {
+			m.namespace(1, blank)
+			m.exported("/dev/nvme0n1", "1")
+		}},
+		{"a namespace that LIO exports", "nvme", func(m *machine) {
+			m.namespace(1, blank)
+			m.configure("target/core/iblock_0/disk1", "enable", "1", "udev_path", "/dev/nvme0n1", "info", "Major: 259 Minor: 1  CLAIMED: IBLOCK")
+		}},
 		{"a namespace not scanned", "nvme", func(m *machine) { m.namespace(1, blank); m.active(2) }},
 		{"a namespace that a program has open", "nvme", func(m *machine) {
 			m.holds(123, "postgres", m.path("dev/"+m.namespace(1, blank)))

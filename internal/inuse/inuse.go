@@ -1,6 +1,7 @@
 // Package inuse finds out who uses a device: for a drive, the chain from its
-// namespaces to mounts, swap, the block devices built on them and the programs
-// that have a node of it open; for others, their network interfaces, block
+// namespaces to mounts, swap, the block devices built on them, exports and the
+// programs that have a node of it open, and where nobody uses it, who has put
+// it down for use; for others, their network interfaces, block
 // devices and nodes; for one that user space has, the programs that hold its
 // node open. It reads, and writes nothing.
 //
@@ -8,9 +9,11 @@
 // veto too: a drive is free only if that was shown.
 //
 // What is not seen so far:
-//   - openers inside the kernel that neither claim a drive nor are processes: a
-//     loop device on its node, and exports by nvmet and LIO;
-//   - what fstab, crypttab or the kernel's command line names and nobody uses yet;
+//   - what opens a node inside the kernel without a claim, other than loop, nvmet
+//     and LIO: a USB gadget, RNBD;
+//   - drives that are named elsewhere than in fstab, crypttab and the kernel's
+//     command line: in units of systemd, in a volume group of which another
+//     drive's part is active;
 //   - the disks that a host adapter has yet to find beside those it has found;
 //   - a program without a descriptor to show: it mapped the node and closed it,
 //     registered it with io_uring, has it under way in a socket, or opened it in
@@ -21,6 +24,8 @@ package inuse
 import (
 	"context"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -31,6 +36,7 @@ import (
 // Finder looks at devices. Its methods may be called from several goroutines.
 type Finder struct {
 	sys   sysfs.Dir
+	root  string
 	proc  string
 	dev   string
 	nodes nodes
@@ -41,10 +47,13 @@ type Finder struct {
 	patience time.Duration
 }
 
-// New gives a Finder for the machine whose sysfs, procfs and device nodes are
-// at sys, proc and dev.
-func New(sys sysfs.Dir, proc, dev string) *Finder {
-	return &Finder{sys: sys, proc: proc, dev: dev, nodes: kernelNodes{}, blkid: "blkid", patience: time.Minute}
+// New gives a Finder for the machine whose sysfs is sys, and whose proc, dev
+// and etc are below root. Where configfs is mounted, that is below sys.
+func New(sys sysfs.Dir, root string) *Finder {
+	return &Finder{
+		sys: sys, root: root, proc: filepath.Join(root, "proc"), dev: filepath.Join(root, "dev"),
+		nodes: kernelNodes{}, blkid: "blkid", patience: time.Minute,
+	}
 }
 
 // How says what a look is for.
@@ -71,8 +80,9 @@ func (e *NotSettledError) Error() string { return e.Reason }
 // look for. The Hold is nil unless the report is free of vetoes; a nil Hold may
 // be used like any other.
 //
-// It opens the nodes of drives for reading, and for Blank reads some megabytes
-// of each. That can wait for a sick drive: after a minute, or when ctx ends,
+// It opens the nodes of drives and of loop devices for reading, and reads some
+// megabytes of each drive for Blank, or where fstab and the like name drives by
+// what is on them. That can wait for a sick drive: after a minute, or when ctx ends,
 // Look returns without it.
 //
 // It needs CAP_SYS_ADMIN for the list of namespaces, and CAP_SYS_PTRACE and
@@ -174,6 +184,28 @@ func (l *look) all(ctx context.Context) (*Hold, error) {
 	return l.disks(ctx, disks)
 }
 
+// claimed notes that a disk is claimed, and no finder has found by whom. It may
+// be another look of ours: two functions of a drive can have one disk. Else it
+// helps to say what is there: ZFS shows by its label, which is the pool's name.
+func (l *look) claimed(ctx context.Context, u users, d disk) {
+	if slices.Contains(u.opens[device{number: d.number}], u.self) {
+		l.visits = append(l.visits, "another operation of ours holds "+d.name)
+		return
+	}
+	const claimed = "claimed, but nothing shows by whom"
+	parts, _ := l.partitions(d.name)
+	told := false
+	for _, p := range append([]disk{d}, parts...) {
+		if c, err := l.readPartition(ctx, p); err == nil && c["ID_FS_TYPE"] != "" {
+			l.report.use(Claim, append(d.chain(p.name), c.String()+", and "+claimed)...)
+			told = true
+		}
+	}
+	if !told {
+		l.report.use(Claim, append(d.chain(d.name), claimed)...)
+	}
+}
+
 // disks looks at the disks of the device. They are held first and looked at
 // then, so that nothing can begin in between. The partitions are read under the
 // hold: its open waits until the kernel has scanned them.
@@ -191,7 +223,7 @@ func (l *look) disks(ctx context.Context, disks []disk) (*Hold, error) {
 	}
 	users := l.users()
 	for _, c := range l.characters {
-		l.openUses(users, device{character: true, number: c.number}, []string{c.name})
+		l.nodeUses(users, device{character: true, number: c.number}, []string{c.name})
 	}
 	for i, d := range disks {
 		before := len(l.report.Uses) + len(l.visits)
@@ -199,15 +231,12 @@ func (l *look) disks(ctx context.Context, disks []disk) (*Hold, error) {
 			return hold, err
 		}
 		if busy[i] && len(l.report.Uses)+len(l.visits) == before {
-			l.report.use(Claim, d.name, "claimed, but nothing shows by whom")
+			l.claimed(ctx, users, d)
 		}
 	}
-	if err := l.settled(); err != nil || !l.Blank || l.report.Veto() {
+	if err := l.settled(); err != nil || l.report.Veto() {
 		return hold, err
 	}
-	for i, d := range disks {
-		l.signature(ctx, d, hold.files[i])
-	}
-	l.report.blank = len(disks) > 0 || l.facts.Driver == "nvme" // which says that it has no namespaces
-	return hold, nil
+	l.report.blank = l.Blank && (len(disks) > 0 || l.facts.Driver == "nvme") // which says that it has no namespaces
+	return hold, l.contents(ctx, users, disks, hold)
 }

@@ -3,6 +3,7 @@ package inuse
 import (
 	"encoding/binary"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -114,8 +115,17 @@ func TestOnlyTheRightNodeIsOpened(t *testing.T) {
 	if _, err := k.namespaces("/dev/null", null); !errors.Is(err, syscall.ENOTTY) {
 		t.Errorf("a device that is no controller: error %v", err)
 	}
-	if _, err := k.number("/dev/null"); !errors.Is(err, syscall.ENOTBLK) {
-		t.Errorf("the number of a character device: error %v", err)
+	if d, err := k.device("/dev/null"); err != nil || d != (device{true, null}) {
+		t.Errorf("the null device is %v, error %v", d, err)
+	}
+	if _, err := k.device("/dev"); !errors.Is(err, errNoNode) {
+		t.Errorf("a directory as a device: error %v", err)
+	}
+	if _, err := k.device("/dev/no-such-node"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no node: error %v", err)
+	}
+	if _, err := k.backing("/dev/null", null); !errors.Is(err, errStale) {
+		t.Errorf("a character device as a loop device: error %v", err)
 	}
 	if _, err := k.open("/dev/no-such-node", null, true); !errors.Is(err, syscall.ENOENT) {
 		t.Errorf("no node: error %v", err)
@@ -179,10 +189,10 @@ func TestWhatBlkidReallySays(t *testing.T) {
 				must(t, err)
 			}
 			l := &look{Finder: &Finder{blkid: blkid}}
-			got, found, err := l.probe(t.Context(), file)
+			got, err := l.probe(t.Context(), file)
 			must(t, err)
-			if found != c.found || got.Type != c.want {
-				t.Errorf("found %v, %+v; want %v, %q", found, got, c.found, c.want)
+			if (got != nil) != c.found || c.found && got.kind() != c.want {
+				t.Errorf("found %v; want %v, %q", got, c.found, c.want)
 			}
 		})
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"vfio-hotplug/internal/pci"
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) {
 }
 
 func runBlkid(args []string) int {
-	if got := strings.Join(args, " "); got != "-p -o export /proc/self/fd/3" {
+	if got := strings.Join(args, " "); got != "-p -o udev /proc/self/fd/3" {
 		fmt.Fprintf(os.Stderr, "called with %q", got)
 		return 4
 	}
@@ -64,7 +65,7 @@ type machine struct {
 // newMachine has an NVMe drive without namespaces, on nvme.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	m := &machine{t: t, dir: t.TempDir(), nodes: &madeNodes{numbers: map[string]number{}, character: map[string]bool{}, faults: map[string]error{}, active: map[string][]uint32{}}}
+	m := &machine{t: t, dir: t.TempDir(), nodes: &madeNodes{numbers: map[string]number{}, character: map[string]bool{}, faults: map[string]error{}, active: map[string][]uint32{}, backings: map[string]number{}}}
 	m.mkdir("sys/" + home)
 	m.linkTo("bus/pci/devices/"+drive.String(), home)
 	m.mkdir("sys/class/block")
@@ -105,6 +106,9 @@ func (m *machine) add(name, content string) {
 func (m *machine) link(name, target string) {
 	m.t.Helper()
 	m.mkdir(filepath.Dir(name))
+	if old, err := os.Readlink(m.path(name)); err == nil && old == target {
+		return
+	}
 	must(m.t, os.Symlink(target, m.path(name)))
 }
 
@@ -219,7 +223,7 @@ func (m *machine) finder() (*Finder, *sysfs.Device) {
 		device.Close()
 		root.Close()
 	})
-	f := New(root, m.path("proc"), m.path("dev"))
+	f := New(root, m.dir)
 	f.nodes, f.blkid = m.nodes, os.Args[0]
 	return f, device
 }
@@ -238,8 +242,10 @@ type madeNodes struct {
 	character map[string]bool
 	faults    map[string]error // of an open, or of a look at a descriptor
 	active    map[string][]uint32
+	backings  map[string]number // of loop devices, by their node
 	opened    []*os.File
-	shared    bool // somebody opened without a claim
+	shared    bool   // somebody opened without a claim
+	claimed   string // a node that somebody has claimed
 	block     chan struct{}
 }
 
@@ -249,6 +255,9 @@ func (n *madeNodes) open(path string, want number, exclusive bool) (*os.File, er
 	}
 	if err := n.faults[path]; err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	if exclusive && path == n.claimed {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: syscall.EBUSY}
 	}
 	if _, err := os.Stat(path); err == nil && n.numbers[path] != want {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: errStale}
@@ -262,11 +271,35 @@ func (n *madeNodes) open(path string, want number, exclusive bool) (*os.File, er
 	return file, nil
 }
 
-func (n *madeNodes) number(path string) (number, error) {
-	if at, ok := n.numbers[path]; ok {
-		return at, nil
+func (n *madeNodes) device(path string) (device, error) {
+	if err := n.faults[path]; err != nil {
+		return device{}, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
-	return number{}, &fs.PathError{Op: "stat", Path: path, Err: fs.ErrNotExist}
+	if at, ok := n.numbers[path]; ok {
+		return device{n.character[path], at}, nil
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return device{}, &fs.PathError{Op: "stat", Path: path, Err: fs.ErrNotExist}
+	}
+	at, ok := n.numbers[real]
+	if !ok {
+		return device{}, &fs.PathError{Op: "stat", Path: path, Err: errNoNode}
+	}
+	return device{n.character[real], at}, nil
+}
+
+func (n *madeNodes) backing(path string, want number) (number, error) {
+	if err := n.faults[path]; err != nil {
+		return number{}, &fs.PathError{Op: "ask", Path: path, Err: err}
+	}
+	switch at, ok := n.numbers[path]; {
+	case !ok:
+		return number{}, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
+	case at != want:
+		return number{}, &fs.PathError{Op: "open", Path: path, Err: errStale}
+	}
+	return n.backings[path], nil
 }
 
 func (n *madeNodes) behind(descriptor string) (device, bool, error) {

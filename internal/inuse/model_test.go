@@ -47,7 +47,11 @@ func TestADriveOfTheModelKernel(t *testing.T) {
 				m.mount("nvme0n2p2", "/srv")
 				report, _, err = f.Look(t.Context(), device, pci.Device{Driver: "nvme"}, forBlank)
 				must(t, err)
-				if report.String() != "nvme0n2p2 → /srv" {
+				want := "nvme0n2p2 → /srv"
+				if paths {
+					want = "nvme0c0n2 → " + want
+				}
+				if report.String() != want {
 					t.Errorf("report %q", report)
 				}
 

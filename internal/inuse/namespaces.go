@@ -137,6 +137,13 @@ func (l *look) shown(dir sysfs.Dir, controller string) ([]disk, map[uint32]bool,
 			l.report.doubt(identifyCommand(controller, id), "%s has no size: its contents cannot be checked", d.name)
 		default:
 			disks = append(disks, d)
+			if d.by == "" {
+				twins, err := l.twins(controller, id, d.name)
+				if err != nil {
+					return nil, nil, fmt.Errorf("find %s through other controllers: %w", d.name, err)
+				}
+				disks = append(disks, twins...)
+			}
 		}
 		shown[id] = true
 	}
@@ -159,7 +166,7 @@ func (l *look) namespace(controller sysfs.Dir, name string) (uint32, disk, error
 		d, err := readDisk(dir, name)
 		return id, d, err
 	}
-	name = pathPart.ReplaceAllString(name, "")
+	by, name := name, pathPart.ReplaceAllString(name, "")
 	head, err := l.sys.Open("class/block/" + name)
 	if err != nil {
 		return id, disk{}, err
@@ -173,6 +180,7 @@ func (l *look) namespace(controller sysfs.Dir, name string) (uint32, disk, error
 		return id, disk{}, err
 	}
 	d, err := readDisk(head, name)
+	d.by = by
 	return id, d, err
 }
 

@@ -16,15 +16,22 @@ type nodes interface {
 	// else from claiming the device, and is EBUSY where somebody has. A node
 	// that is not of the wanted device is errStale.
 	open(path string, want number, exclusive bool) (*os.File, error)
-	// number gives the device that a block device's node stands for.
-	number(path string) (number, error)
+	// device gives the device that the node at a path stands for; what is no
+	// node there is errNoNode.
+	device(path string) (device, error)
+	// backing gives the block device whose node a loop device is backed by, the
+	// zero number if it is backed by a regular file.
+	backing(path string, want number) (number, error)
 	// behind gives the device that a descriptor in procfs leads to, if it is one.
 	behind(descriptor string) (device, bool, error)
 	// namespaces asks an NVMe controller for its active namespaces, in order.
 	namespaces(path string, want number) ([]uint32, error)
 }
 
-var errStale = errors.New("the node is of another device")
+var (
+	errStale  = errors.New("the node is of another device")
+	errNoNode = errors.New("not the node of a device")
+)
 
 type kernelNodes struct{}
 
@@ -38,31 +45,54 @@ func (kernelNodes) open(path string, want number, exclusive bool) (*os.File, err
 	return openNode(path, flags, unix.S_IFBLK, want)
 }
 
-func (kernelNodes) number(path string) (number, error) {
-	var stat unix.Stat_t
-	if err := unix.Stat(path, &stat); err != nil {
-		return number{}, &fs.PathError{Op: "stat", Path: path, Err: err}
+func (kernelNodes) device(path string) (device, error) {
+	d, ok, err := deviceAt(path)
+	switch {
+	case err != nil:
+		return device{}, &fs.PathError{Op: "stat", Path: path, Err: err}
+	case !ok:
+		return device{}, &fs.PathError{Op: "stat", Path: path, Err: errNoNode}
 	}
-	if stat.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return number{}, &fs.PathError{Op: "stat", Path: path, Err: unix.ENOTBLK}
-	}
-	return numberOf(stat), nil
+	return d, nil
 }
 
-// behind does not ask a file server, which may be dead: what kind of file it is
-// was known when it was opened, and never changes.
 func (kernelNodes) behind(descriptor string) (device, bool, error) {
-	var stat unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, descriptor, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &stat)
+	d, ok, err := deviceAt(descriptor)
 	if errors.Is(err, unix.EACCES) && onPrivateFUSE(descriptor) {
 		return device{}, false, nil
 	}
 	if err != nil {
 		return device{}, false, &fs.PathError{Op: "stat", Path: descriptor, Err: err}
 	}
+	return d, ok, nil
+}
+
+// deviceAt gives the device that a path leads to, if it is one. It does not ask
+// a file server, which may be dead: what kind of file it is was known when it
+// was opened, and never changes.
+func deviceAt(path string) (device, bool, error) {
+	var stat unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &stat); err != nil {
+		return device{}, false, err
+	}
 	kind := stat.Mode & unix.S_IFMT
 	d := device{character: kind == unix.S_IFCHR, number: number{stat.Rdev_major, stat.Rdev_minor}}
 	return d, kind == unix.S_IFCHR || kind == unix.S_IFBLK, nil
+}
+
+// backing asks the loop device (drivers/block/loop.c, loop_get_status): its
+// attribute has only a path, which may lead elsewhere from here.
+func (kernelNodes) backing(path string, want number) (number, error) {
+	file, err := openNode(path, unix.O_RDONLY, unix.S_IFBLK, want)
+	if err != nil {
+		return number{}, err
+	}
+	defer file.Close()
+	status, err := unix.IoctlLoopGetStatus64(int(file.Fd()))
+	if err != nil {
+		return number{}, &fs.PathError{Op: "ask", Path: path, Err: err}
+	}
+	return number{unix.Major(status.Rdevice), unix.Minor(status.Rdevice)}, nil
 }
 
 // onPrivateFUSE reports whether a file is on a file system that a user made for
@@ -151,20 +181,29 @@ func (h *Hold) Close() error {
 }
 
 // hold opens a disk and adds it to h. busy says that somebody else has claimed
-// it. What else keeps it from being opened is a doubt.
+// it.
 func (l *look) hold(h *Hold, d disk) (busy bool, err error) {
-	l.doing("opening %s", d.name)
-	file, err := l.nodes.open(d.node(l.dev), d.number, l.Exclusive)
+	file, err := l.open(d, l.Exclusive)
 	h.files = append(h.files, file)
+	if errors.Is(err, syscall.EBUSY) {
+		return true, nil
+	}
+	return false, err
+}
+
+// open opens a disk for reading. What keeps it from being opened, other than
+// its absence and somebody's claim, is a doubt; there is no file then, and no
+// error.
+func (l *look) open(d disk, exclusive bool) (*os.File, error) {
+	l.doing("opening %s", d.name)
+	file, err := l.nodes.open(d.node(l.dev), d.number, exclusive)
 	switch {
 	case err == nil:
-		return false, nil
-	case errors.Is(err, syscall.EBUSY):
-		return true, nil
+		return file, nil
+	case errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
+		return nil, fmt.Errorf("open %s: %w", d.name, err)
 	case errors.Is(err, fs.ErrNotExist):
-		return false, &NotSettledError{fmt.Sprintf("%s has no node in %s", d.name, l.dev)}
-	case errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
-		return false, fmt.Errorf("open %s: %w", d.name, err)
+		return nil, &NotSettledError{fmt.Sprintf("%s has no node in %s", d.name, l.dev)}
 	case errors.Is(err, fs.ErrPermission):
 		l.report.doubt("run as root, and let the service open block devices", "%s may not be opened: %v", d.name, err)
 	case errors.Is(err, errStale):
@@ -172,5 +211,5 @@ func (l *look) hold(h *Hold, d disk) (busy bool, err error) {
 	default:
 		l.report.doubt("look for "+d.name+" in the kernel's log: dmesg", "%s cannot be opened: %v", d.name, err)
 	}
-	return false, nil
+	return nil, nil
 }

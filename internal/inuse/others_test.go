@@ -102,6 +102,14 @@ func TestOtherDevices(t *testing.T) {
 			m.node("drm/card0", "226:0")
 			m.holds(123, "Xorg", m.path("dev/card0"))
 		}, forIdle, true, "card0 → Xorg (process 123); not checked: who uses a device of class 0x030000 on nouveau"},
+		{"a graphics card, with an fstab that cannot be read", "nouveau", gpu, func(m *machine) {
+			m.node("drm/card0", "226:0")
+			m.mkdir("etc/fstab")
+		}, forIdle, false, "no use found; not checked: who uses a device of class 0x030000 on nouveau"},
+		{"a host adapter with a disk that fstab names", "mpt3sas", hba, func(m *machine) {
+			m.block(disk, blank)
+			m.file("etc/fstab", "/dev/sda /srv xfs\n")
+		}, forIdle, true, "sda → /etc/fstab line 1: /dev/sda on /srv"},
 		{"a disk of a host adapter, by its generic node", "mpt3sas", hba, func(m *machine) {
 			m.block(disk, blank)
 			m.node("host0/target0:0:0/0:0:0:0/scsi_generic/sg0", "21:0")

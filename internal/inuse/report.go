@@ -3,6 +3,7 @@ package inuse
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -31,6 +32,8 @@ const (
 	Claim   Kind = "claim"   // something that only the exclusive open shows
 	Network Kind = "network" // a network interface that is up
 	Open    Kind = "open"    // a program that holds its node open
+	Export  Kind = "export"  // given to other machines by nvmet or LIO
+	Named   Kind = "named"   // not used now, but somebody has put its name down for use
 )
 
 // Use is one use of a device: the chain from one of its parts to the user.
@@ -44,18 +47,43 @@ func (u Use) String() string { return strings.Join(u.Chain, " → ") }
 
 // Remedy is what would end the use.
 func (u Use) Remedy() string {
-	first, last := u.Chain[0], u.Chain[len(u.Chain)-1]
+	last := u.Chain[len(u.Chain)-1]
 	switch u.Kind {
 	case Mount:
 		return "umount " + last
 	case Swap:
-		return "swapoff /dev/" + first
+		return "swapoff /dev/" + nodeName(u.Chain[len(u.Chain)-2])
 	case Network:
-		return "ip link set " + first + " down"
+		return "ip link set " + u.Chain[0] + " down"
 	case Open:
 		return "stop that program"
+	case Export:
+		return "end that export: nvmetcli, targetcli"
+	case Named:
+		return "if that is out of date, take it out there"
+	case Holder:
+		if strings.HasPrefix(last, "loop") {
+			return "losetup --detach /dev/" + last
+		}
 	}
-	return "see what is built on it: lsblk /dev/" + first
+	return "see what is built on it: lsblk /dev/" + u.disk()
+}
+
+// disk is the node of the disk that is used, or of the partition: it stands
+// second where it is not of the device's own controller.
+func (u Use) disk() string {
+	if len(u.Chain) > 1 && namespaceNode.MatchString(u.Chain[1]) {
+		return u.Chain[1]
+	}
+	return nodeName(u.Chain[0])
+}
+
+var namespaceNode = regexp.MustCompile(`^nvme\d+n\d+(p\d+)?$`)
+
+// nodeName is the name of the node in a link such as "dm-3 (vg-data)".
+func nodeName(link string) string {
+	name, _, _ := strings.Cut(link, " ")
+	return name
 }
 
 // Signature is what blkid knows on a disk that nobody uses.
@@ -66,11 +94,14 @@ type Signature struct {
 }
 
 // String says what is where, such as `nvme1n1 carries ext4 "data"`.
-func (s Signature) String() string {
-	if s.Label == "" {
-		return fmt.Sprintf("%s carries %s", s.Disk, s.Type)
+func (s Signature) String() string { return s.Disk + " carries " + words(s.Type, s.Label) }
+
+// words gives a type and, quoted, a label.
+func words(kind, label string) string {
+	if label == "" {
+		return kind
 	}
-	return fmt.Sprintf("%s carries %s %q", s.Disk, s.Type, s.Label)
+	return fmt.Sprintf("%s %q", kind, label)
 }
 
 // Doubt is why a device cannot be shown to be free.

@@ -17,15 +17,22 @@ import (
 // have open.
 type users struct {
 	mounts map[number][]string // mount points
+	points map[string]bool     // all mount points
 	swaps  map[number]bool
+	loops  map[number][]string // loop devices, by what they are backed by
 	opens  opens
 	self   int // our own process
+
+	exports map[device][]export
 }
 
 // users reads who uses devices directly. What cannot be read is noted as a
 // doubt.
 func (l *look) users() users {
-	u := users{mounts: map[number][]string{}, swaps: map[number]bool{}, opens: l.opens(), self: self(l.proc)}
+	u := users{
+		mounts: map[number][]string{}, points: map[string]bool{}, swaps: map[number]bool{}, loops: map[number][]string{},
+		exports: map[device][]export{}, opens: l.opens(), self: self(l.proc),
+	}
 	l.doing("the look for mounts and swap")
 	// Process 1's, because a service may see less than the machine has.
 	table, err := os.ReadFile(filepath.Join(l.proc, "1/mountinfo"))
@@ -48,6 +55,8 @@ func (l *look) users() users {
 		}
 	}
 	l.addBtrfs(u)
+	l.addLoops(u)
+	l.addExports(u)
 	return u
 }
 
@@ -77,6 +86,7 @@ func (l *look) addMount(u users, line string) {
 	if !ok {
 		return
 	}
+	u.points[m.point] = true
 	if m.number.major != 0 {
 		u.mounts[m.number] = append(u.mounts[m.number], m.point)
 		return
@@ -138,27 +148,34 @@ func (f *Finder) blockNumber(name string) (number, error) {
 // nodeNumber gives the block device that a path names: by its node, or by its
 // name alone where the node is not to be seen from here.
 func (f *Finder) nodeNumber(path string) (number, bool) {
-	rest, ok := strings.CutPrefix(path, "/dev/")
-	if !ok {
+	if !strings.HasPrefix(path, "/dev/") {
 		return number{}, false
 	}
-	if n, err := f.nodes.number(filepath.Join(f.dev, rest)); err == nil {
-		return n, true
+	d, err := f.device(path)
+	return d.number, err == nil && !d.character
+}
+
+// device gives the device that an absolute path leads to, as nodeNumber does.
+func (f *Finder) device(path string) (device, error) {
+	d, err := f.nodes.device(filepath.Join(f.root, path))
+	if rest, ok := strings.CutPrefix(path, "/dev/"); ok && errors.Is(err, fs.ErrNotExist) {
+		if n, err := f.blockNumber(strings.ReplaceAll(rest, "/", "!")); err == nil {
+			return device{number: n}, nil
+		}
 	}
-	n, err := f.blockNumber(strings.ReplaceAll(rest, "/", "!"))
-	return n, err == nil
+	return d, err
 }
 
 // diskUses notes every use of a disk and its partitions.
 func (l *look) diskUses(u users, d disk) error {
 	l.doing("the look for what is built on %s", d.name)
-	if err := l.blockUses(u, d.name, d.number, []string{d.name}); err != nil {
+	if err := l.blockUses(u, d.name, d.number, d.chain(d.name)); err != nil {
 		return err
 	}
 	parts, err := l.partitions(d.name)
 	for _, p := range parts {
 		// Its name says which disk it is of.
-		err = both(err, l.blockUses(u, p.name, p.number, []string{p.name}))
+		err = both(err, l.blockUses(u, p.name, p.number, d.chain(p.name)))
 	}
 	if err != nil {
 		return fmt.Errorf("look for what is built on %s: %w", d.name, err)
@@ -178,21 +195,31 @@ func (l *look) blockUses(u users, name string, n number, chain []string) error {
 	if u.swaps[n] {
 		l.report.use(Swap, append(chain, "swap")...)
 	}
-	l.openUses(u, device{number: n}, chain)
-	return l.holders(u, name, chain)
+	l.nodeUses(u, device{number: n}, chain)
+	names, err := list(l.sys, "class/block/"+name+"/holders")
+	if err != nil {
+		return err
+	}
+	return l.builtOn(u, append(names, u.loops[n]...), chain)
+}
+
+// nodeUses notes who uses a device by its node: the kernel, for others, and
+// programs.
+func (l *look) nodeUses(u users, d device, chain []string) {
+	for _, e := range u.exports[d] {
+		l.report.use(e.kind, append(slices.Clone(chain), e.name)...)
+	}
+	l.openUses(u, d, chain)
 }
 
 // deepest is how long a chain may get: the kernel stacks block devices far
 // less deep.
 const deepest = 32
 
-// holders follows the devices that are built on one, such as dm and md
-// (block/holder.c), to their own users. One that nobody uses is a use itself.
-func (l *look) holders(u users, name string, chain []string) error {
-	names, err := list(l.sys, "class/block/"+name+"/holders")
-	if err != nil {
-		return err
-	}
+// builtOn follows the devices that are built on one, such as dm, md
+// (block/holder.c) and loop, to their own users. One that nobody uses is a use
+// itself.
+func (l *look) builtOn(u users, names, chain []string) error {
 	for _, holder := range names {
 		way := append(slices.Clone(chain), l.label(holder))
 		n, err := l.blockNumber(holder)

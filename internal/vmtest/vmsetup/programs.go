@@ -18,6 +18,7 @@ var needed = [...]struct{ program, pkg string }{
 	{"qemu-system-x86_64", "qemu-system-x86"},
 	{"depmod", "kmod"},
 	{"blkid", "util-linux"},
+	{"dmsetup", "dmsetup"},
 	{"mke2fs", "e2fsprogs"},
 	{"udevadm", "udev"},
 	{"xz", "xz-utils"},

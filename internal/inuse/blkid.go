@@ -11,27 +11,25 @@ import (
 	"strings"
 )
 
-// signature looks whether a disk carries anything that blkid knows: a file
-// system, a member of an array, a partition table.
+// read gives what a disk or partition carries that blkid knows: a file system,
+// a member of an array, a partition table. What cannot be told is a doubt.
 //
 // blkid's exit code 2 alone does not mean "nothing": it gives the same after a
 // failed open and, without a word, after a read error (util-linux,
 // misc-utils/blkid.c, lowprobe_device), as a locked self-encrypting drive
 // causes. So what blkid looks at is read here first.
-func (l *look) signature(ctx context.Context, d disk, file *os.File) {
+func (l *look) read(ctx context.Context, d disk, file *os.File) contents {
 	l.doing("reading %s", d.name)
 	if at, err := unreadable(file, d.bytes); err != nil {
 		l.report.doubt("look for "+d.name+" in the kernel's log: dmesg", "%s cannot be read at byte %d: %v", d.name, at, err)
-		return
+		return nil
 	}
 	l.doing("blkid on %s", d.name)
-	switch s, found, err := l.probe(ctx, file); {
-	case err != nil:
+	c, err := l.probe(ctx, file)
+	if err != nil {
 		l.report.doubt("try it: blkid -p /dev/"+d.name, "what %s carries cannot be told: %v", d.name, err)
-	case found:
-		s.Disk = d.name
-		l.report.Signatures = append(l.report.Signatures, s)
 	}
+	return c
 }
 
 // Signatures stand in these first and last bytes of a disk (util-linux,
@@ -59,10 +57,10 @@ func unreadable(disk io.ReaderAt, size int64) (int64, error) {
 }
 
 // probe runs blkid's low-level probe on an open disk.
-func (l *look) probe(ctx context.Context, disk *os.File) (Signature, bool, error) {
+func (l *look) probe(ctx context.Context, disk *os.File) (contents, error) {
 	var stdout, stderr bytes.Buffer
 	// The descriptor, because a path may lead elsewhere by now.
-	cmd := exec.CommandContext(ctx, l.blkid, "-p", "-o", "export", "/proc/self/fd/3")
+	cmd := exec.CommandContext(ctx, l.blkid, "-p", "-o", "udev", "/proc/self/fd/3")
 	cmd.ExtraFiles = []*os.File{disk}
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -71,32 +69,15 @@ func (l *look) probe(ctx context.Context, disk *os.File) (Signature, bool, error
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
-		return parseExport(stdout.String()), true, nil
+		return parseProperties(stdout.String()), nil
 	case !errors.As(err, &exit):
-		return Signature{}, false, err
+		return nil, err
 	case exit.ExitCode() == 2 && said == "":
-		return Signature{}, false, nil
+		return nil, nil
 	case exit.ExitCode() == 8:
-		return Signature{}, false, errors.New("blkid finds several signatures: wipefs shows them")
+		return nil, errors.New("blkid finds several signatures: wipefs shows them")
 	case said == "":
-		return Signature{}, false, fmt.Errorf("blkid: %w", err)
+		return nil, fmt.Errorf("blkid: %w", err)
 	}
-	return Signature{}, false, fmt.Errorf("blkid: %s (%w)", said, err)
-}
-
-// parseExport reads blkid's KEY=value lines. Anything it says is a signature.
-func parseExport(text string) Signature {
-	values := map[string]string{}
-	for line := range strings.Lines(text) {
-		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
-		values[key] = value
-	}
-	s := Signature{Type: values["TYPE"], Label: values["LABEL"]}
-	if table := values["PTTYPE"]; s.Type == "" && table != "" {
-		s.Type = "a partition table (" + table + ")"
-	}
-	if s.Type == "" {
-		s.Type = "something that blkid knows"
-	}
-	return s
+	return nil, fmt.Errorf("blkid: %s (%w)", said, err)
 }
