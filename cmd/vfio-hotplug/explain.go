@@ -61,12 +61,12 @@ func judge(cmd *cobra.Command, m *machine, a pci.Address) (j operate.Judgement, 
 		return j, choice, openError(a, err)
 	}
 	defer device.Close()
-	machine, err := m.judge(operator)
-	if err != nil {
-		return j, choice, fmt.Errorf("judge the machine for a guard: %w", err)
+	if machine, err := m.judge(operator); err != nil {
+		choice = guard.Choice{Mode: "unknown", Why: "the machine cannot be judged: " + err.Error(), Remedy: "be root"}
+	} else {
+		// One that is named and cannot hold says so in its reason.
+		choice, _ = daemon.ChooseGuard(machine, p)
 	}
-	// One that is named and cannot hold says so in its reason.
-	choice, _ = daemon.ChooseGuard(machine, p)
 	j, err = operator.Explain(cmd.Context(), operate.Request{Device: device, Policy: func() *policy.Policy { return p }})
 	return j, choice, err
 }

@@ -68,9 +68,9 @@ func nobody(ts *testscript.TestScript, neg bool, args []string) {
 	work := ts.MkAbs(".")
 	// testscript.Main goes by the name that the program is called by.
 	program := filepath.Join(work, "vfio-hotplug")
-	text, err := os.ReadFile(self)
-	ts.Check(err)
-	ts.Check(os.WriteFile(program, text, 0o755))
+	// Copied by another process: a child that is forked here meanwhile would
+	// hold it open for writing, and it could not be run.
+	ts.Check(exec.Command("cp", self, program).Run())
 	var stdout, stderr bytes.Buffer
 	cmd := exec.Command(program, args[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = work, &stdout, &stderr
