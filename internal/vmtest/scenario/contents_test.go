@@ -96,7 +96,7 @@ func TestGuestRelease(t *testing.T) {
 		// Plugged again it belongs to the policy again.
 		h.Do(program, "release", h.Address(1))
 		h.WaitDriver(1, "nvme")
-		h.Unplug(1)
+		h.unplug(1)
 		h.Plug(1, vmtest.Device{})
 		h.taken(1, "vfio-pci")
 

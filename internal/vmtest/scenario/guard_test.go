@@ -57,8 +57,8 @@ func TestGuestGuard(t *testing.T) {
 			{"auto", "claim", false},
 			{"auto", "stub", true},
 		} {
-			if guard.mode == "gate" && !gates(k) {
-				continue // honoured from 6.19 on; that it is refused before is a unit test of guard.Choose
+			if guard.mode == "gate" && !gateHonoured(k) {
+				continue // that it is refused before is a unit test of guard.Choose
 			}
 			name := guard.mode + " for all"
 			if guard.half {
@@ -77,15 +77,6 @@ func TestGuestGuard(t *testing.T) {
 			})
 		}
 	})
-}
-
-// gates reports whether a kernel lets new devices wait (6.19 and newer).
-func gates(k vmtest.Kernel) bool {
-	var major, minor int
-	if _, err := fmt.Sscanf(k.Name, "%d.%d", &major, &minor); err != nil {
-		return false
-	}
-	return major > 6 || major == 6 && minor >= 19
 }
 
 // hammer plugs and unplugs, and judges by the kernel's own events, as the
@@ -158,8 +149,10 @@ type turnover struct {
 
 func newTurnover(h *house) *turnover { return &turnover{h: h, out: map[int]<-chan error{}} }
 
-// unplug begins to take out what a bay holds.
+// unplug begins to take out what a bay holds, once nvme has settled on it.
 func (o *turnover) unplug(bay int) {
+	o.h.t.Helper()
+	o.h.settleNVMe(bay)
 	done := make(chan error, 1)
 	o.out[bay] = done
 	go func() {
@@ -198,7 +191,7 @@ func (h *house) witnessed(mark, bay int, driver string, mayPass bool) time.Durat
 		if slices.Contains(touched, "nvme") {
 			h.t.Errorf("bay %d: nvme touched a drive for vfio-pci: %q", bay, touched)
 		} else {
-			count(h.Config().Kernel.Name, "direct")
+			count(h.Config().Kernel.String(), "direct")
 		}
 	}
 	if driver == "nvme" && slices.Contains(touched, "vfio-pci") && !mayPass {
@@ -260,7 +253,7 @@ func (h *house) logged(word string) []string {
 func TestGuestAdverseOrder(t *testing.T) {
 	vmtest.EachKernel(t, func(t *testing.T, k vmtest.Kernel) {
 		h := enter(t, vmtest.Config{Kernel: k, Modules: modules()}, policyFor("auto", false))
-		if gates(k) {
+		if synchronousFirst(k) {
 			h.daemon.WaitLine("guard claim:")
 		} else {
 			h.daemon.WaitLine("guard race: .*registered after nvme.*softdep nvme pre")
@@ -281,7 +274,7 @@ func TestGuestAdverseOrder(t *testing.T) {
 func TestGuestGuardKilled(t *testing.T) {
 	vmtest.EachKernel(t, func(t *testing.T, k vmtest.Kernel) {
 		for _, mode := range []string{"claim", "stub", "gate"} {
-			if mode == "gate" && !gates(k) {
+			if mode == "gate" && !gateHonoured(k) {
 				continue
 			}
 			t.Run(mode, func(t *testing.T) {
@@ -338,13 +331,13 @@ func TestGuestGuardMoves(t *testing.T) {
 		}
 
 		// A driver that is reloaded has lost its IDs and its place.
-		h.Unplug(0)
+		h.unplug(0)
 		h.CreateFile("/etc/vfio-hotplug/policy.toml", policyFor("auto", false), 0o644)
 		h.daemon.Signal(syscall.SIGHUP)
 		h.waitLines("guard claim:", 2)
 		h.UnloadModule("vfio_pci")
 		h.LoadModule("vfio-pci", "")
-		if gates(k) {
+		if synchronousFirst(k) {
 			h.waitLines("guard claim:", 3)
 		} else {
 			h.daemon.WaitLine("guard stub: vfio-pci was registered after nvme")

@@ -59,7 +59,7 @@ func ways(k vmtest.Kernel) []way {
 		{"udev rule with unbind and probe", "vfio-pci", 0, kernelAlone, false,
 			(*house).startUdev, func(h *house) { h.daemon.Stop() }},
 	}
-	if gates(k) { // honoured from 6.19 on
+	if gateHonoured(k) {
 		all = append(all, guardedWay("gate", kernelAlone, "vfio-pci", true), guardedWay("gate, left", nvmeAlone, "nvme", true))
 	}
 	return all
@@ -116,7 +116,7 @@ func TestGuestLatency(t *testing.T) {
 			}
 		}
 		for _, w := range ways(k) {
-			line := fmt.Sprintf("latency on %s: %s: %s", k.Name, w.name, spread(times[w.name]))
+			line := fmt.Sprintf("latency on %s: %s: %s", k, w.name, spread(times[w.name]))
 			if w.floor != "" {
 				line += fmt.Sprintf(", %.2f times %s", float64(median(times[w.name]))/float64(median(times[w.floor])), w.floor)
 			}
@@ -138,7 +138,7 @@ func (w way) measure(h *house) (time.Duration, int) {
 	if w.exact && len(others) > 0 {
 		h.t.Errorf("%s: %q touched the drive", w.name, others)
 	}
-	h.Unplug(w.bay)
+	h.unplug(w.bay)
 	w.end(h)
 	return latency, min(len(others), 1)
 }

@@ -21,7 +21,7 @@ func TestGuestPlug(t *testing.T) {
 				h.taken(0, "vfio-pci")
 				h.WaitDriver(5, "e1000e")
 				h.leftAlone(5)
-				h.Unplug(0)
+				h.unplug(0)
 				h.daemon.WaitLine(h.Address(0) + " is gone")
 				h.Plug(0, vmtest.Device{Serial: "SECOND"})
 				h.taken(0, "vfio-pci")
