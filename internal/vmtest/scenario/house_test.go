@@ -41,7 +41,11 @@ type house struct {
 	*vmtest.Lab
 	t      *testing.T
 	daemon *vmtest.LabProcess
-	stays  []string // addresses that nobody may write to
+	// The bays whose devices the policy names, nil for all, and those of others
+	// that the daemon may have the kernel match. To whatever else there is nobody
+	// may write: see checkWrites.
+	named, probed []int
+	stays         []string // addresses that nobody may write to although they are named
 }
 
 // modules is the order in which a server with nvme in use loads them: nvme
@@ -74,6 +78,7 @@ func boot(t *testing.T, config vmtest.Config, policy string) *house {
 	config.Files[program] = binary
 	config.Files["/etc/vfio-hotplug/policy.toml"] = file
 	h := &house{Lab: vmtest.Boot(t, config), t: t}
+	// From here on every write below /sys has to be allowed.
 	h.TraceWrites()
 	return h
 }
@@ -85,8 +90,8 @@ func (h *house) start() {
 	h.daemon.WaitReady()
 }
 
-// leaveAlone says that the device in a bay is none of the program's business:
-// done fails the test if anybody has written to it.
+// leaveAlone says that the device in a bay, although the policy names it, is to
+// be left as it is: done fails the test if anybody has written to it.
 func (h *house) leaveAlone(bay int) string {
 	h.t.Helper()
 	address := h.Address(bay)
@@ -157,13 +162,13 @@ func (h *house) refused(words string, argv ...string) {
 	}
 }
 
-// done stops the daemon and checks that nobody wrote to what stays.
+// done stops the daemon and checks that nobody wrote to what no rule names.
 func (h *house) done() {
 	h.t.Helper()
 	if f := h.daemon.Stop(); f.Code != 0 {
 		h.t.Errorf("the daemon ended with %d %s", f.Code, f.Signal)
 	}
-	h.nobodyWroteTo(h.stays...)
+	h.checkWrites()
 }
 
 // unplug takes out what a bay holds. It waits until nvme, if it has the drive,
@@ -182,23 +187,13 @@ func (h *house) settleNVMe(bay int) {
 	}
 }
 
-// nobodyWroteTo looks through the trace of every write below /sys, by any
-// process but the laboratory's own agent.
-func (h *house) nobodyWroteTo(addresses ...string) {
+// direct waits until the daemon says of the drive in a bay that it came directly
+// to vfio-pci.
+func (h *house) direct(bay int) {
 	h.t.Helper()
-	ours := 0
-	for _, w := range h.Writes() {
-		if w.Command == "init" {
-			continue
-		}
-		ours++
-		for _, address := range addresses {
-			if strings.Contains(w.Path, address+"/") || strings.Contains(w.Data, address) {
-				h.t.Errorf("%s (process %d) wrote %q to %s", w.Command, w.PID, w.Data, w.Path)
-			}
-		}
+	if d := h.taken(bay, "vfio-pci"); d.Outcome != "direct" {
+		h.t.Errorf("bay %d: status says %s, want direct", bay, d.Outcome)
 	}
-	h.t.Logf("%d writes below /sys, none of them to %v", ours, addresses)
 }
 
 // tally counts outcomes by kernel.
