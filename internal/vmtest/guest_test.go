@@ -98,10 +98,13 @@ func TestGuestWithDevicesFromTheStart(t *testing.T) {
 }
 
 // TestGuestTraceSeesEveryWriter writes to /sys from the agent, a child and a
-// child's child.
+// child's child, also deep below a drive.
 func TestGuestTraceSeesEveryWriter(t *testing.T) {
 	EachKernel(t, func(t *testing.T, k Kernel) {
-		l := Boot(t, Config{Kernel: k})
+		l := Boot(t, Config{Kernel: k, Modules: []string{"nvme"}, Devices: map[int]Device{0: {}}})
+		l.WaitUevent(0, Match{Action: "add", Subsystem: "block", Devpath: "nvme*n1"})
+		disk := l.Stat(l.Glob("/sys/class/block/nvme*n1")[0]).Target
+		queue := strings.TrimPrefix(disk, "../../") + "/queue/nomerges"
 		l.TraceWrites()
 		port := PortAddress(0)
 		device := "/sys/bus/pci/devices/" + port
@@ -112,22 +115,26 @@ func TestGuestTraceSeesEveryWriter(t *testing.T) {
 		if shell.Code == 0 {
 			t.Errorf("a probe of no device went well")
 		}
+		l.Do("sh", "-c", "echo 0 > /sys/"+queue)
 		override := "devices/pci0000:00/" + port + "/driver_override"
 		want := []SysWrite{
-			{Command: "agent", Path: override, Data: "one\ntwo\n", Size: 8},
-			{Command: "agent", Path: override, Data: "\n", Size: 1},
-			{Command: "sh", Path: override, Data: "nobody\n", Size: 7},
-			{Command: "sh", Path: override, Data: "\n", Size: 1},
-			{Command: "sh", Path: "bus/pci/drivers_probe", Data: "ffff:00:00.0\n", Size: 13},
+			{Command: "agent", Own: true, Path: override, Data: "one\ntwo\n", Known: true, Size: 8},
+			{Command: "agent", Own: true, Path: override, Data: "\n", Known: true, Size: 1},
+			{Command: "sh", Path: override, Data: "nobody\n", Known: true, Size: 7},
+			{Command: "sh", Path: override, Data: "\n", Known: true, Size: 1},
+			{Command: "sh", Path: "bus/pci/drivers_probe", Data: "ffff:00:00.0\n", Known: true, Size: 13},
+			{Command: "sh", Path: queue, Data: "0\n", Known: true, Size: 2},
 		}
 		got := l.Writes()
-		ignore := cmpopts.IgnoreFields(SysWrite{}, "Time", "TID", "PID", "Known")
-		if diff := cmp.Diff(want, got, ignore); diff != "" {
+		if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(SysWrite{}, "Time", "TID", "PID")); diff != "" {
 			t.Errorf("writes (-want +got):\n%s", diff)
 		}
-		for _, w := range got {
-			if w.PID == 0 || !w.Known {
-				t.Errorf("write without a process or its data: %+v", w)
+		if !strings.Contains(queue, l.Address(0)+"/nvme/") {
+			t.Errorf("the path %s does not say whose queue it is", queue)
+		}
+		for i, w := range got {
+			if w.PID == 0 || i > 0 && w.Time < got[i-1].Time {
+				t.Errorf("write without a process, or out of order: %+v", w)
 			}
 		}
 	})

@@ -11,10 +11,10 @@ import (
 	"strings"
 )
 
-// Record writes what the guest saw, uevents and output of programs, into its
-// directory.
+// Record writes what the guest saw, uevents, writes below /sys and output of
+// programs, into its directory.
 func (g *Guest) Record(ctx context.Context) error {
-	errs := []error{g.recordUevents(ctx)}
+	errs := []error{g.recordUevents(ctx), g.recordWrites(ctx)}
 	g.mu.Lock()
 	processes := slices.Clone(g.processes)
 	g.mu.Unlock()
@@ -35,6 +35,15 @@ func (g *Guest) recordUevents(ctx context.Context) error {
 		b.WriteByte('\n')
 	}
 	return errors.Join(err, g.record("uevents.log", b.String()))
+}
+
+func (g *Guest) recordWrites(ctx context.Context) error {
+	writes, err := g.Writes(ctx)
+	var b strings.Builder
+	for _, w := range writes {
+		fmt.Fprintf(&b, "%12.6f %s %d %s %q\n", w.Time.Seconds(), w.Command, w.PID, w.Path, w.Data)
+	}
+	return errors.Join(err, g.record("writes.log", b.String()))
 }
 
 func (g *Guest) recordProcess(ctx context.Context, p *Process) error {

@@ -7,12 +7,13 @@ import (
 )
 
 // offsets say where in the kernel's structures a trace of writes finds what it
-// reports, in bytes. The kernel's own description of its types has them:
-// kprobe_events of 6.1 cannot look them up itself.
+// reports, in bytes. The kernel's own description of its types has them.
 type offsets struct {
-	kiocbFile, fileDentry, dentryName, dentryParent int
-	iterType, iterBuffer, iterCount                 int
-	userBuffer                                      uint64 // the iterType of a plain write(2)
+	kiocbFile, fileDentry              int
+	dentryName, dentryParent, dentrySB int
+	sbMagic                            int
+	iterType, iterBuffer, iterCount    int
+	userBuffer                         uint64 // the iterType of a plain write(2)
 }
 
 func kernelOffsets() (offsets, error) {
@@ -30,6 +31,8 @@ func kernelOffsets() (offsets, error) {
 		{&o.fileDentry, "file", []string{"f_path", "dentry"}},
 		{&o.dentryName, "dentry", []string{"d_name", "name"}},
 		{&o.dentryParent, "dentry", []string{"d_parent"}},
+		{&o.dentrySB, "dentry", []string{"d_sb"}},
+		{&o.sbMagic, "super_block", []string{"s_magic"}},
 		{&o.iterType, "iov_iter", []string{"iter_type"}},
 		{&o.iterBuffer, "iov_iter", []string{"ubuf"}},
 		{&o.iterCount, "iov_iter", []string{"count"}},

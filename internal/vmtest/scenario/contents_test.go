@@ -40,7 +40,9 @@ func TestGuestContents(t *testing.T) {
 		if now := h.Do("sha256sum", "/srv/data", unmounted); now != sum {
 			t.Errorf("contents were\n%s and are\n%s", sum, now)
 		}
-		h.nobodyWroteTo(h.leaveAlone(mountedBay), h.leaveAlone(unmountedBay))
+		h.leaveAlone(mountedBay)
+		h.leaveAlone(unmountedBay)
+		h.checkWrites()
 
 		// A hand may name a laxer takeover for a drive that nobody uses, and give
 		// it back whole.
@@ -96,7 +98,7 @@ func TestGuestRelease(t *testing.T) {
 		// Plugged again it belongs to the policy again.
 		h.Do(program, "release", h.Address(1))
 		h.WaitDriver(1, "nvme")
-		h.Unplug(1)
+		h.unplug(1)
 		h.Plug(1, vmtest.Device{})
 		h.taken(1, "vfio-pci")
 
@@ -109,5 +111,6 @@ func TestGuestRelease(t *testing.T) {
 		h.waitBlock(2)
 		h.Do(program, "bind", h.Address(2))
 		h.WaitDriver(2, "vfio-pci")
+		h.checkWrites()
 	})
 }

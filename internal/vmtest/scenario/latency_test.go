@@ -1,7 +1,6 @@
 package scenario
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,10 +21,6 @@ const anyNVMe = "ffffffff ffffffff ffffffff ffffffff 010802 ffffff"
 const udevRule = `ACTION=="add", SUBSYSTEM=="pci", ATTR{class}=="0x010802", ` +
 	`RUN+="/bin/sh -c 'echo vfio-pci > /sys$devpath/driver_override; ` +
 	`echo $kernel > /sys$devpath/driver/unbind; echo $kernel > /sys/bus/pci/drivers_probe'"` + "\n"
-
-// udevd is where guests that need it have it: one program, which knows by its
-// name what it is.
-const udevd = "/usr/lib/systemd/systemd-udevd"
 
 // way is a way in which a drive comes to its driver.
 type way struct {
@@ -52,29 +47,29 @@ func ways(k vmtest.Kernel) []way {
 			func(h *house) { h.WriteFile("/sys/bus/pci/drivers/vfio-pci/new_id", anyNVMe) },
 			func(h *house) { h.WriteFile("/sys/bus/pci/drivers/vfio-pci/remove_id", anyNVMe) }},
 		{nvmeAlone, "nvme", 1, "", true, nothing, nothing},
-		guardedWay("claim", kernelAlone, "vfio-pci", false),
-		guardedWay("stub", kernelAlone, "vfio-pci", true),
-		guardedWay("stub, left", nvmeAlone, "nvme", true),
-		guardedWay("race", kernelAlone, "vfio-pci", false),
+		guardedWay("claim", kernelAlone, "vfio-pci"),
+		guardedWay("stub", kernelAlone, "vfio-pci", half()...),
+		guardedWay("stub, left", nvmeAlone, "nvme", half()...),
+		guardedWay("race", kernelAlone, "vfio-pci"),
 		{"udev rule with unbind and probe", "vfio-pci", 0, kernelAlone, false,
-			(*house).startUdev, func(h *house) { h.daemon.Stop() }},
+			func(h *house) { h.daemon = h.startUdev() }, func(h *house) { h.daemon.Stop() }},
 	}
-	if gates(k) { // honoured from 6.19 on
-		all = append(all, guardedWay("gate", kernelAlone, "vfio-pci", true), guardedWay("gate, left", nvmeAlone, "nvme", true))
+	if gateHonoured(k) {
+		all = append(all, guardedWay("gate", kernelAlone, "vfio-pci", half()...), guardedWay("gate, left", nvmeAlone, "nvme", half()...))
 	}
 	return all
 }
 
 // guardedWay is the daemon with a guard: with half of the bays in its policy,
 // or with all.
-func guardedWay(name, floor, driver string, half bool) way {
+func guardedWay(name, floor, driver string, bays ...int) way {
 	mode, _, left := strings.Cut(name, ",")
 	w := way{name: name, driver: driver, floor: floor, exact: mode != "race"}
 	if left {
 		w.bay = 1
 	}
 	w.begin = func(h *house) {
-		h.CreateFile("/etc/vfio-hotplug/policy.toml", policyFor(mode, half), 0o644)
+		h.CreateFile("/etc/vfio-hotplug/policy.toml", policyFor(mode, bays...), 0o644)
 		h.start()
 		h.daemon.WaitLine("guard " + mode + ":")
 	}
@@ -82,20 +77,12 @@ func guardedWay(name, floor, driver string, half bool) way {
 	return w
 }
 
-func (h *house) startUdev() {
-	h.daemon = h.Start(vmtest.Background{Argv: []string{udevd}})
-	h.WaitFor("udevd to answer", func(ctx context.Context) (bool, error) {
-		f, err := h.Guest.Run(ctx, vmtest.Command{Argv: []string{"udevadm", "control", "--ping", "--timeout=1"}})
-		return f.Code == 0, err
-	})
-}
-
 // TestGuestLatency measures, side by side in one guest and one after the other
 // in each round, how long a drive takes from its add event to the driver that
 // it is to have: by the kernel alone, by every guard, and by a udev rule.
 func TestGuestLatency(t *testing.T) {
 	rounds := 1
-	if os.Getenv("PROOF") == "1" {
+	if proof() {
 		rounds = 30
 	}
 	vmtest.EachKernel(t, func(t *testing.T, k vmtest.Kernel) {
@@ -105,7 +92,7 @@ func TestGuestLatency(t *testing.T) {
 		}
 		h := boot(t, vmtest.Config{Kernel: k, Modules: guardOrder(), Programs: []string{"udevadm"}, Files: map[string]string{
 			udevd: kernel.Program("udevadm"), "/etc/udev/rules.d/90-vfio.rules": rule,
-		}}, policyFor("race", false))
+		}}, policyFor("race"))
 		times := map[string][]time.Duration{}
 		touched := map[string]int{}
 		for range rounds {
@@ -116,7 +103,7 @@ func TestGuestLatency(t *testing.T) {
 			}
 		}
 		for _, w := range ways(k) {
-			line := fmt.Sprintf("latency on %s: %s: %s", k.Name, w.name, spread(times[w.name]))
+			line := fmt.Sprintf("latency on %s: %s: %s", k, w.name, spread(times[w.name]))
 			if w.floor != "" {
 				line += fmt.Sprintf(", %.2f times %s", float64(median(times[w.name]))/float64(median(times[w.floor])), w.floor)
 			}
@@ -138,7 +125,7 @@ func (w way) measure(h *house) (time.Duration, int) {
 	if w.exact && len(others) > 0 {
 		h.t.Errorf("%s: %q touched the drive", w.name, others)
 	}
-	h.Unplug(w.bay)
+	h.unplug(w.bay)
 	w.end(h)
 	return latency, min(len(others), 1)
 }

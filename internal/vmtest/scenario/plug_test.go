@@ -9,48 +9,66 @@ import (
 )
 
 // TestGuestPlug: a drive comes up under vfio-pci, goes, and another comes into
-// the same bay; a network card that no rule names is never written to.
+// the same bay. A network card and a drive that no rule names are never written
+// to, by udevd neither.
 func TestGuestPlug(t *testing.T) {
+	const bay, card, stranger = 0, 5, 6
 	vmtest.EachKernel(t, func(t *testing.T, k vmtest.Kernel) {
 		for _, hotplug := range []vmtest.Hotplug{vmtest.Native, vmtest.ACPI} {
 			t.Run(hotplug.String(), func(t *testing.T) {
-				h := enter(t, vmtest.Config{Kernel: k, Hotplug: hotplug, Modules: append(modules(), "e1000e")}, everyNVMe)
-				h.leaveAlone(5)
-				h.Plug(5, vmtest.NIC())
-				h.Plug(0, vmtest.Device{Serial: "FIRST"})
-				h.taken(0, "vfio-pci")
-				h.WaitDriver(5, "e1000e")
-				h.leftAlone(5)
-				h.Unplug(0)
-				h.daemon.WaitLine(h.Address(0) + " is gone")
-				h.Plug(0, vmtest.Device{Serial: "SECOND"})
-				h.taken(0, "vfio-pci")
+				config := withUdev(t, vmtest.Config{Kernel: k, Hotplug: hotplug, Modules: append(modules(), "e1000e")})
+				h := boot(t, config, policyFor("race", bay))
+				h.named = []int{bay}
+				h.startUdev()
+				h.start()
+				h.Plug(card, vmtest.NIC())
+				h.Plug(stranger, vmtest.Device{})
+				h.Plug(bay, vmtest.Device{Serial: "FIRST"})
+				h.taken(bay, "vfio-pci")
+				h.WaitDriver(card, "e1000e")
+				h.WaitDriver(stranger, "nvme")
+				h.leftAlone(card)
+				h.leftAlone(stranger)
+				h.unplug(bay)
+				h.daemon.WaitLine(h.Address(bay) + " is gone")
+				h.Plug(bay, vmtest.Device{Serial: "SECOND"})
+				h.taken(bay, "vfio-pci")
+				h.settleUdev()
 				h.done()
 			})
 		}
 	})
 }
 
-// TestGuestBurst: every bay is filled at once, but for the last, which the
-// policy leaves alone.
+// TestGuestBurst: every bay is filled at once. The policy leaves the last drive
+// alone, and does not name the one before.
 func TestGuestBurst(t *testing.T) {
+	const last, stranger = vmtest.DefaultBays - 1, vmtest.DefaultBays - 2
 	vmtest.EachKernel(t, func(t *testing.T, k vmtest.Kernel) {
-		last := vmtest.DefaultBays - 1
-		h := enter(t, vmtest.Config{Kernel: k, Modules: modules()}, everyNVMe+`
+		var wanted []int
+		for bay := range stranger {
+			wanted = append(wanted, bay)
+		}
+		h := boot(t, withUdev(t, vmtest.Config{Kernel: k, Modules: modules()}), policyFor("race", append(wanted, last)...)+`
 [[rule]]
 name   = "log drive"
 match  = { behind = "`+vmtest.PortAddress(last)+`" }
 action = "leave"
 `)
-		h.leaveAlone(last)
+		h.named = wanted
+		h.startUdev()
+		h.start()
 		for bay := range vmtest.DefaultBays {
 			h.Plug(bay, vmtest.Device{})
 		}
-		for bay := range last {
+		for _, bay := range wanted {
 			h.taken(bay, "vfio-pci")
 		}
-		h.WaitDriver(last, "nvme")
-		h.leftAlone(last)
+		for _, bay := range []int{stranger, last} {
+			h.WaitDriver(bay, "nvme")
+			h.leftAlone(bay)
+		}
+		h.settleUdev()
 		h.done()
 	})
 }

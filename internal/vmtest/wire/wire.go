@@ -174,9 +174,10 @@ type SysWrite struct {
 	Time    time.Duration
 	Command string // the first 15 bytes of its name
 	TID     int    // the thread
-	PID     int    // 0 if the kernel had forgotten
-	Path    string // below /sys, the last seven elements at most, such as "bus/pci/drivers_probe"
-	Data    string // up to its first NUL, if Known
-	Known   bool   // false: the kernel could not read the data just then
+	PID     int
+	Own     bool   `json:",omitempty"` // the process is the agent
+	Path    string // below /sys, such as "bus/pci/drivers_probe"
+	Data    string // if Known
+	Known   bool   // false: too much, or the kernel could not read it just then
 	Size    int    // how many bytes it wrote
 }
