@@ -91,8 +91,11 @@ func TestGuestGuard(t *testing.T) {
 			{"auto", "claim", nil},
 			{"auto", "stub", half()},
 		} {
-			if guard.mode == "gate" && !gateHonoured(k) {
+			switch {
+			case guard.mode == "gate" && !gateHonoured(k):
 				continue // that it is refused before is a unit test of guard.Choose
+			case guard.mode != "gate" && guard.mode != "auto" && !proof():
+				continue // auto comes to the same guard, below
 			}
 			name := guard.mode + " for all"
 			if guard.wanted != nil {
