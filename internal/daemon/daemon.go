@@ -116,6 +116,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.logPolicy("policy loaded")
 	left := d.recallGuard()
 	d.firstScan(working)
+	d.unshield()
 	d.unblock(left)
 	d.notify("READY=1")
 	d.Log.Info("ready", journal.MessageStarted.Attr())

@@ -60,9 +60,6 @@ func (d *Daemon) recallGuard() guard.Want {
 	if d.Guard == nil {
 		return guard.Want{}
 	}
-	if err := d.Operator.Unshield(); err != nil {
-		d.Log.Error("clear what an arming has left: "+strings.ReplaceAll(err.Error(), "\n", "; "), journal.MessageGuard.Attr())
-	}
 	armed, err := d.Guard.Armed()
 	if err != nil {
 		d.Log.Error(err.Error(), journal.MessageGuard.Attr())
@@ -72,6 +69,14 @@ func (d *Daemon) recallGuard() guard.Want {
 		d.guarding.Store(g)
 	}
 	return armed
+}
+
+// unshield clears what keeps drivers from devices that the first scan has not
+// taken: an arming that was cut short, or udev's coldplug, has left it.
+func (d *Daemon) unshield() {
+	if err := d.Operator.Unshield(); err != nil {
+		d.Log.Error("clear what an arming or the coldplug has left: "+strings.ReplaceAll(err.Error(), "\n", "; "), journal.MessageGuard.Attr())
+	}
 }
 
 // unblock has the kernel match what came while a gate was closed and nobody

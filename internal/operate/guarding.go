@@ -11,7 +11,6 @@ import (
 	"vfio-hotplug/internal/guard"
 	"vfio-hotplug/internal/kmod"
 	"vfio-hotplug/internal/pci"
-	"vfio-hotplug/policy"
 )
 
 // Guarding is what the machine's guard does with new devices. A nil Guarding is
@@ -173,7 +172,7 @@ func (t *taking) unread() bool {
 	if t.Arrival == ByHand || t.decision.Rule == nil {
 		return false
 	}
-	return !t.decision.Rule.Guard || t.asked.GuardMode() == policy.GuardOff
+	return ReadFirst(t.asked, t.decision)
 }
 
 // readFirst waits until the device's own driver has it. Where none takes it,

@@ -80,7 +80,8 @@ func (o *Operator) shield(a pci.Address, patterns []pci.Pattern) (*sysfs.Device,
 	return nil, nil, errors.Join(d.Close(), lock.Unlock(), unlessGone(err))
 }
 
-// Unshield clears what a daemon that was killed while it armed has left.
+// Unshield clears what a daemon that was killed while it armed has left, and
+// what udev's coldplug has kept for a policy that no longer wants it.
 func (o *Operator) Unshield() error {
 	addresses, err := o.FS.Devices()
 	if err != nil {
@@ -99,15 +100,40 @@ func (o *Operator) unshield(a pci.Address) error {
 		return unlessGone(err)
 	}
 	defer d.Close()
+	if override, err := shielded(d); err != nil || override == "" {
+		return unlessGone(err)
+	}
+	// One that is being worked on is on its way to where it belongs.
+	lock, err := o.Ledger.Lock(a)
+	if errors.Is(err, ledger.ErrLocked) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	override, err := shielded(d)
+	if err != nil || override == "" {
+		return unlessGone(err)
+	}
+	if err := d.SetOverride(""); err != nil || override != Unoffered {
+		return unlessGone(err)
+	}
+	return unlessGone(d.Probe())
+}
+
+// shielded gives the override of ours that keeps every driver from a device, ""
+// where there is none.
+func shielded(d *sysfs.Device) (string, error) {
 	// One with a driver never bore it, and reading it might wait for a probe.
 	if driver, err := d.Driver(); err != nil || driver != "" {
-		return unlessGone(err)
+		return "", err
 	}
 	override, err := d.Override()
-	if err != nil || override != nobody {
-		return unlessGone(err)
+	if err != nil || override != nobody && override != Unoffered {
+		return "", err
 	}
-	return unlessGone(d.SetOverride(""))
+	return override, nil
 }
 
 func unlessGone(err error) error {

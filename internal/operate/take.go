@@ -98,6 +98,9 @@ func (t *taking) locked(ctx context.Context) Result {
 	if reason, remedy, unwanted := t.unwanted(); unwanted {
 		return t.unwantedNow(ctx, now, reason, remedy)
 	}
+	if reason := t.tooEarly(now); reason != "" {
+		return t.left(reason, "")
+	}
 	if t.prior == nil && t.Arrival == HotAdd && t.guarded() && t.Guard.held(t.At) {
 		return t.takeCaught(ctx)
 	}
@@ -219,7 +222,11 @@ func (t *taking) check(ctx context.Context, override string) (Check, bool) {
 // remember notes the state to put back. Where an earlier operation was cut
 // short, that is what it had noted, and something of it may still stand.
 func (t *taking) remember(driver, override string) {
-	t.back = bind.State{Driver: driver, Override: override, New: t.Arrival == HotAdd && driver == "" && t.prior == nil}
+	unoffered := t.Arrival == HotAdd || t.Arrival == AtBoot || override == Unoffered
+	if override == nobody || override == Unoffered {
+		override = ""
+	}
+	t.back = bind.State{Driver: driver, Override: override, New: unoffered && driver == "" && t.prior == nil}
 	t.ours, t.origin = t.driver, t.back
 	if t.prior == nil {
 		return
