@@ -49,13 +49,8 @@ func runDaemon(cmd *cobra.Command, m *machine, debug bool) error {
 	if debug {
 		level = slog.LevelDebug
 	}
-	handler, flush := journal.Open(journal.Options{Level: level, Identifier: "vfio-hotplug"})
-	defer func() {
-		bounded, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = flush(bounded)
-	}()
-	log := slog.New(handler)
+	log, flush := openLog(level, journal.Auto)
+	defer flush()
 
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, unix.SIGHUP)
@@ -89,7 +84,10 @@ func runDaemon(cmd *cobra.Command, m *machine, debug bool) error {
 		Notify: notify(log), Watchdog: watchdog, Reload: reload,
 	})
 	if err != nil {
-		return policyFaults(cmd, err)
+		return notStarted{policyFaults(cmd, err)}
+	}
+	if _, err := m.endColdplug(); err != nil {
+		return err
 	}
 	return errors.Join(serve(cmd.Context(), d, listener, log), disarmUnlessService(operator, g))
 }
