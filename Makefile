@@ -5,7 +5,7 @@ VERSION = $(shell packaging/version)
 export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
 
 # Architectures to package, as Go names them.
-ARCHS ?= amd64
+ARCHS ?= amd64 arm64
 # How long each fuzz target runs, and those of which packages.
 FUZZTIME ?= 60s
 FUZZED ?= ./...
@@ -19,10 +19,10 @@ GO_BUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X m
 GO_TOOL  = go tool -modfile=tools/go.mod
 SUDO     = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help build test demo proof lint package bench fuzz clean
+.PHONY: help build test demo proof lint package package-lint package-twice bench fuzz clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s%s\n", $$1, $$2 }' Makefile
 
 build: ## Build bin/vfio-hotplug, one static program
 	$(GO_BUILD) -o bin/vfio-hotplug ./cmd/vfio-hotplug
@@ -51,20 +51,33 @@ lint: need-shellcheck need-mandoc ## Check format, code, scripts, manual pages a
 	go mod tidy -diff
 	cd tools && go mod tidy -diff
 
-package: ## Make dist/*.deb and dist/*.rpm
+package: build ## Make dist/*.deb and dist/*.rpm
 	rm -rf dist
 	@set -e; for arch in $(ARCHS); do $(MAKE) --no-print-directory package-$$arch; done
 
+# What rpm calls an architecture.
+rpm_amd64 = x86_64
+rpm_arm64 = aarch64
+
 package-%: stage = dist/stage/$*
-package-%:
+package-%: need-dpkg-deb need-rpm
 	mkdir -p $(stage)
 	GOOS=linux GOARCH=$* $(GO_BUILD) -o $(stage)/vfio-hotplug ./cmd/vfio-hotplug
 	for page in packaging/man/*; do gzip -9nc "$$page" >"$(stage)/$${page##*/}.gz" || exit; done
-	sed -e 's/@VERSION@/$(VERSION)/' -e "s/@DATE@/$$(date -uRd @$$SOURCE_DATE_EPOCH)/" packaging/deb/changelog | \
-		gzip -9n >$(stage)/changelog.gz
+	for shell in bash zsh fish; do bin/vfio-hotplug completion $$shell >"$(stage)/completion.$$shell" || exit; done
+	sed -e 's/@VERSION@/$(VERSION)/' -e "s/@DATE@/$$(date -ud @$$SOURCE_DATE_EPOCH +%FT%TZ)/" packaging/changelog.yaml >dist/stage/changelog.yaml
 	set -e; for packager in deb rpm; do \
 		ARCH=$* VERSION=$(VERSION) STAGE=$(stage) $(GO_TOOL) nfpm package --packager $$packager --target dist/; \
 	done
+	packaging/same-files dist/*_$*.deb dist/*.$(rpm_$*).rpm
+
+package-lint: need-lintian need-rpmlint need-cpio need-systemd-analyze need-udevadm package ## Check the packages as distributions do
+	packaging/lint dist/*.deb dist/*.rpm
+
+package-twice: package ## Show that the packages are the same when they are built again
+	cd dist && sha256sum *.deb *.rpm >../bin/first.sha256
+	$(MAKE) --no-print-directory package
+	cd dist && sha256sum -c ../bin/first.sha256
 
 bench: ## Measure the parser of uevents and the policy's decision
 	go test -run '^$$' -bench . -benchmem ./internal/uevent ./policy
@@ -82,6 +95,9 @@ clean: ## Remove what the other targets made here
 
 # A program that is not installed is, through apt.
 need-gcc: packages = gcc libc6-dev
+need-dpkg-deb: packages = dpkg
+need-udevadm: packages = udev
+need-systemd-analyze: packages = systemd
 need-%: packages = $*
 need-%:
 	@command -v $* >/dev/null || { \

@@ -49,13 +49,8 @@ func runDaemon(cmd *cobra.Command, m *machine, debug bool) error {
 	if debug {
 		level = slog.LevelDebug
 	}
-	handler, flush := journal.Open(journal.Options{Level: level, Identifier: "vfio-hotplug"})
-	defer func() {
-		bounded, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = flush(bounded)
-	}()
-	log := slog.New(handler)
+	log, flush := openLog(level, journal.Auto)
+	defer flush()
 
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, unix.SIGHUP)
@@ -93,8 +88,12 @@ func runDaemon(cmd *cobra.Command, m *machine, debug bool) error {
 		if err := disarmBounded(operator, g); err != nil {
 			cmd.PrintErrln("vfio-hotplug: take back the guard: " + err.Error())
 		}
-		return policyFaults(cmd, err)
+		return notStarted{policyFaults(cmd, err)}
 	}
+	if _, err := m.endColdplug(); err != nil {
+		return err
+	}
+	d.Kept = m.keptAtBoot()
 	return errors.Join(serve(cmd.Context(), d, listener, log), disarmUnlessService(operator, g))
 }
 

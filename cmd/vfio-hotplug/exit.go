@@ -19,6 +19,11 @@ type refusedError struct{ error }
 
 func (e refusedError) Unwrap() error { return e.error }
 
+// notStarted is a daemon that cannot start until the policy is mended.
+type notStarted struct{ error }
+
+func (e notStarted) Unwrap() error { return e.error }
+
 // toldError is a failure that has been printed already.
 type toldError struct{ error }
 
@@ -37,6 +42,7 @@ func needsRoot(err error) error {
 func exitCode(err error) int {
 	var refused refusedError
 	var usage usageError
+	var config notStarted
 	switch {
 	case err == nil:
 		return exitDone
@@ -44,6 +50,8 @@ func exitCode(err error) int {
 		return exitRefused
 	case errors.As(err, &usage):
 		return exitUsage
+	case errors.As(err, &config):
+		return exitConfig
 	}
 	return exitFailed
 }

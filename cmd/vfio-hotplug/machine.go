@@ -86,11 +86,19 @@ func (m *machine) judge(o *operate.Operator) (guard.Machine, error) {
 	return guard.ReadMachine(o.FS.Root(), m.path("proc"), release)
 }
 
-// aliases opens the modules.alias of the running kernel.
+// aliases opens the modules.alias of the running kernel. From the daemon its
+// unit hides the modules, and shows this list alone in /run.
 func (m *machine) aliases() (io.ReadCloser, error) {
 	release, err := m.release()
 	if err != nil {
 		return nil, err
 	}
-	return os.Open(m.path("lib/modules", release, "modules.alias"))
+	list, err := os.Open(m.path("lib/modules", release, "modules.alias"))
+	if err == nil {
+		return list, nil
+	}
+	if shown, other := os.Open(m.path("run/vfio-hotplug/modules.alias")); other == nil {
+		return shown, nil
+	}
+	return nil, err
 }

@@ -23,12 +23,20 @@ const (
 	exitFailed  = 1
 	exitUsage   = 2
 	exitRefused = 3 // for safety
+
+	// exitConfig is the daemon's for a policy with faults: EX_CONFIG of
+	// sysexits.h, so that the service manager can tell it from a failure that a
+	// restart may mend.
+	exitConfig = 78
 )
 
 func main() {
 	// The expendable child has no use for anything below, and must be quick.
 	if len(os.Args) > 1 && os.Args[1] == sysfs.WriteCommand {
 		os.Exit(sysfs.RunWrite(os.Args[2:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == udevCommand {
+		os.Exit(runUdev(os.Args[2:]))
 	}
 	os.Exit(run(os.Args[1:]))
 }
@@ -38,12 +46,13 @@ func run(args []string) int {
 	defer stop()
 	root := newRootCommand()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
-	if err == nil {
-		return exitDone
-	}
+	return finish(root.ExecuteContext(ctx))
+}
+
+// finish tells an error that was not told yet, and gives the exit code.
+func finish(err error) int {
 	var told toldError
-	if !errors.As(err, &told) {
+	if err != nil && !errors.As(err, &told) {
 		fmt.Fprintln(os.Stderr, "vfio-hotplug: "+needsRoot(err).Error())
 	}
 	return exitCode(err)
@@ -73,6 +82,7 @@ A drive in use is never taken, and whatever fails is put back.`,
 	root.AddCommand(
 		newDaemonCommand(m),
 		newDisarmCommand(m),
+		newEarlyCommand(m),
 		newStatusCommand(m),
 		newExplainCommand(m),
 		newCheckCommand(m),

@@ -45,6 +45,7 @@ type Operator interface {
 	Exposed([]pci.Pattern, func(pci.Address) bool) ([]guard.Seat, error)
 	Shield(context.Context, []guard.Seat) error
 	Unshield(context.Context, []guard.Seat) error
+	Free(context.Context) error
 }
 
 // Config is what a daemon is made of.
@@ -64,6 +65,9 @@ type Config struct {
 	// Watchdog is how often the service manager wants a sign of life, 0 for
 	// never.
 	Watchdog time.Duration
+	// Kept, if not nil, is called when all that udev's coldplug has kept from
+	// drivers has been seen to; nil says that it has kept nothing.
+	Kept func() error
 	// Reload receives when the policy is to be read again.
 	Reload <-chan os.Signal
 }
@@ -126,7 +130,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	d.notify("READY=1")
 	d.Log.Info("ready", journal.MessageStarted.Attr())
-	d.begin(func() { d.keepArmed(working) })
+	d.begin(func() {
+		d.free(working)
+		d.keepArmed(working)
+	})
 
 	ticks, stopTicks := d.ticks()
 	defer stopTicks()

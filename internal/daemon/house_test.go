@@ -47,6 +47,7 @@ type house struct {
 	load   func(ctx context.Context, module string) error
 	limits operate.Limits
 	guard  bool // the daemon has one
+	kept   bool // udev's coldplug has kept something
 
 	mu     sync.Mutex
 	policy string
@@ -94,6 +95,9 @@ func (h *house) start() {
 		FS: h.FS(), Events: h.events, Operator: h.operator, Load: h.parse, Reload: h.reload,
 		Log:    slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Notify: func(state string) { h.ready.Write([]byte(state + "\n")) },
+	}
+	if h.kept {
+		config.Kept = func() error { h.kept = false; return nil }
 	}
 	if h.guard {
 		config.Guard, config.Machine = guard.New(h.Root(), h.Expendable(), filepath.Join(h.run, "guard.json")), h.machine

@@ -69,7 +69,7 @@ func (d *Daemon) logResult(before, now operate.Result, arrival operate.Arrival) 
 		how = said{slog.LevelError, journal.MessageFailed, func(r operate.Result) string { return fmt.Sprintf("%s: %s", r.Address, r.Reason) }}
 	}
 	level := how.level
-	if arrival == operate.Found && old(before, now) {
+	if scanned := arrival == operate.Found || arrival == operate.AtBoot; scanned && old(before, now) {
 		level = slog.LevelDebug
 	}
 	d.Log.LogAttrs(context.Background(), level, how.text(now), append(attrs(now), how.id.Attr())...)

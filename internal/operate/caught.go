@@ -11,7 +11,6 @@ import (
 	"vfio-hotplug/internal/kmod"
 	"vfio-hotplug/internal/ledger"
 	"vfio-hotplug/internal/pci"
-	"vfio-hotplug/policy"
 )
 
 // mayBeCaught reports whether the guard has a hand in this device, or may get
@@ -50,11 +49,12 @@ func (t *taking) isCaught(now string) (bool, error) {
 	return err == nil && override == "", err
 }
 
-// override reads driver_override. The one by which an arming shields a device
-// is nobody's.
+// override reads driver_override. The one by which an arming shields a device,
+// or udev's coldplug keeps it, is nobody's.
 func (t *taking) override() (string, error) {
 	override, err := t.Device.Override()
-	if override == nobody {
+	t.unoffered = override == Unoffered
+	if override == nobody || override == Unoffered {
 		override = ""
 	}
 	return override, err
@@ -295,7 +295,7 @@ func (t *taking) unread() bool {
 	if t.Arrival == ByHand || t.decision.Rule == nil {
 		return false
 	}
-	return !t.decision.Rule.Guard || t.asked.GuardMode() == policy.GuardOff
+	return ReadFirst(t.asked, t.decision)
 }
 
 // readFirst waits until the device's own driver has it. Where none takes it,

@@ -151,6 +151,8 @@ func (j *judge) checkOverride(override string, prior *ledger.Entry) Check {
 		return pass(name, "%s", override)
 	case override == nobody:
 		return pass(name, "our own, from an arming of the guard that was cut short")
+	case override == Unoffered:
+		return pass(name, "our own, from udev's coldplug")
 	case prior != nil && (override == prior.Driver || override == prior.Before.Driver || override == prior.Before.Override):
 		return pass(name, "%s, from an earlier operation of ours", override)
 	case j.Arrival == ByHand:

@@ -74,6 +74,7 @@ const (
 	Found  Arrival = iota // by a scan
 	HotAdd                // by an add event of the kernel
 	ByHand                // by a command
+	AtBoot                // by the scan before udev loads drivers
 )
 
 // Request asks for a device to be judged and, if all is well, taken.

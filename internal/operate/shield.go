@@ -115,6 +115,27 @@ func (o *Operator) Unshield(ctx context.Context, seats []guard.Seat) error {
 	})
 }
 
+// Free lets devices without a driver go that udev's coldplug has kept from
+// drivers and that nobody has taken since: the kernel matches them now. Like
+// Unshield it waits for a few seconds, and goes on in the background.
+func (o *Operator) Free(ctx context.Context) error {
+	seats, err := o.Exposed([]pci.Pattern{pci.Any()}, func(pci.Address) bool { return false })
+	if err != nil {
+		return err
+	}
+	return o.each(ctx, seats, func(ctx context.Context, d *sysfs.Device) error {
+		lock, err := o.Ledger.LockWait(ctx, d.Address())
+		if err != nil {
+			return err
+		}
+		err = d.SwapOverride(ctx, Unoffered, "", lock.File())
+		if err == nil {
+			err = d.Probe()
+		}
+		return errors.Join(unlessOther(err), lock.Unlock())
+	})
+}
+
 // each does something to devices at the same time and waits for it, for a few
 // seconds. A device that has gone is no error.
 func (o *Operator) each(ctx context.Context, seats []guard.Seat, do func(context.Context, *sysfs.Device) error) error {

@@ -44,6 +44,8 @@ type taking struct {
 	// fresh says that no driver has had the device since it was plugged, but
 	// for those to which the guard gives it.
 	fresh bool
+	// unoffered says that udev's coldplug has kept drivers from it.
+	unoffered bool
 }
 
 // told completes a result with what every result tells.
@@ -108,13 +110,16 @@ func (t *taking) locked(ctx context.Context) Result {
 	if err != nil {
 		return t.failure(ctx, err)
 	}
-	t.fresh = caught || t.prior == nil && t.Arrival == HotAdd && now == ""
+	t.fresh = caught || t.prior == nil && now == "" && (t.Arrival == HotAdd || t.Arrival == AtBoot)
 	if reason, remedy, unwanted := t.unwanted(); unwanted {
 		if caught || t.fresh && t.expected() {
 			return t.letThrough(ctx, now, reason, remedy)
 		}
 		t.remember(now, "")
 		return t.giveUp(ctx, Result{Outcome: Left, Reason: reason, Remedy: remedy})
+	}
+	if reason := t.tooEarly(now); reason != "" {
+		return t.left(reason, "")
 	}
 	if caught || t.fresh && t.expected() && t.Guard.held(t.At) {
 		return t.takeCaught(ctx, now)
@@ -129,6 +134,7 @@ func (t *taking) locked(ctx context.Context) Result {
 	if err != nil {
 		return t.failure(ctx, err)
 	}
+	t.fresh = t.fresh || t.unoffered && t.prior == nil && now == ""
 	t.remember(now, override)
 	if c, refused := t.check(ctx, override); refused {
 		return t.refused(ctx, c)

@@ -16,6 +16,9 @@ func (t *taking) takeFrom(ctx context.Context, from string) Result {
 	if t.origin.New {
 		t.origin = t.back
 	}
+	if reason := t.tooEarly(from); reason != "" {
+		return t.giveUp(ctx, Result{Outcome: Left, Reason: reason})
+	}
 	for _, check := range []func() Check{
 		func() Check { return t.checkTakeover(from) },
 		t.checkVFs,
