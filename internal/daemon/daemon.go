@@ -88,6 +88,7 @@ type Daemon struct {
 	again    chan struct{}                // the guard is to be judged and armed again ...
 	// loadAgain says that the drivers it needs are to be loaded before.
 	loadAgain atomic.Bool
+	guardSaid string // the last word on the guard, of the goroutine that keeps it armed
 
 	surveys surveys
 

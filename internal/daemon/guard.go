@@ -295,6 +295,7 @@ func (d *Daemon) loadForGuard(ctx context.Context, mode guard.Mode, ids []guard.
 func (d *Daemon) logGuard(c guard.Choice, err error) {
 	attrs := []any{slog.String("guard", string(c.Mode)), slog.String("reason", c.Why), journal.MessageGuard.Attr()}
 	if err != nil {
+		d.guardSaid = ""
 		d.Log.Error("guard: "+oneLine(err), attrs...)
 		return
 	}
@@ -302,7 +303,13 @@ func (d *Daemon) logGuard(c guard.Choice, err error) {
 	if c.Remedy != "" {
 		text += "; for a stronger one: " + c.Remedy
 	}
-	d.Log.Info(text, attrs...)
+	// Drivers that are loaded for it have it judged and armed once more.
+	level := slog.LevelInfo
+	if text == d.guardSaid {
+		level = slog.LevelDebug
+	}
+	d.guardSaid = text
+	d.Log.Log(context.Background(), level, text, attrs...)
 }
 
 func (d *Daemon) logGuardFault(step string, err error) {
