@@ -175,7 +175,10 @@ func (h *house) plugAndKill(bay, n int) (killed bool) {
 	for _, lock := range append(locks, filepath.Join(h.run, "guard.json.lock")) {
 		_ = os.Remove(lock)
 	}
-	h.t.Cleanup(func() { close(dead) })
+	h.t.Cleanup(func() { // what was frozen ends, before its directory goes
+		close(dead)
+		time.Sleep(time.Minute)
+	})
 	return hit.Load()
 }
 
