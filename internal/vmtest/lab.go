@@ -160,6 +160,22 @@ func absent(err error) error {
 	return err
 }
 
+// RootAddress is Guest.RootAddress.
+func (l *Lab) RootAddress() string {
+	l.t.Helper()
+	return must(l, l.Guest.RootAddress)
+}
+
+// Reboot is Guest.Reboot.
+func (l *Lab) Reboot() {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(l.t.Context(), 2*bootDeadline)
+	defer cancel()
+	if err := l.Guest.Reboot(ctx); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
 // Run is Guest.Run, with argv.
 func (l *Lab) Run(argv ...string) Finished {
 	l.t.Helper()

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"vfio-hotplug/internal/vmtest/wire"
 )
 
@@ -45,6 +47,10 @@ func startTracer() *tracer {
 }
 
 func trace() (userBuffer uint64, err error) {
+	// Of a package guest systemd does this too, later.
+	if err := unix.Mount("tracefs", tracing, "tracefs", 0, ""); err != nil && err != unix.EBUSY {
+		return 0, fmt.Errorf("mount %s: %w", tracing, err)
+	}
 	o, err := kernelOffsets()
 	if err != nil {
 		return 0, err

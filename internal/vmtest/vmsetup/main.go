@@ -1,27 +1,33 @@
 // Vmsetup makes a machine ready to run guests: it installs QEMU and a few
 // small programs where they are missing, and fetches the kernels into the
-// user's cache. It is quick when all is there.
+// user's cache. With -systems it makes the systems of package guests besides.
+// It is quick when all is there.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"vfio-hotplug/internal/vmtest/cache"
 	"vfio-hotplug/internal/vmtest/kernel"
+	"vfio-hotplug/internal/vmtest/system"
 )
 
 func main() {
+	systems := flag.Bool("systems", false, "make the systems of package guests, too")
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	err := run(ctx, os.Stdout)
+	err := run(ctx, os.Stdout, *systems)
 	if ctx.Err() != nil {
 		err = errors.New("interrupted; what is complete is kept")
 	}
@@ -31,11 +37,15 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, out io.Writer) error {
+func run(ctx context.Context, out io.Writer, systems bool) error {
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
 		return fmt.Errorf("guests are x86-64 Linux machines; this is %s/%s", runtime.GOOS, runtime.GOARCH)
 	}
-	if err := installPrograms(ctx, out); err != nil {
+	programs := needed
+	if systems {
+		programs = slices.Concat(needed, neededForSystems())
+	}
+	if err := installPrograms(ctx, programs, out); err != nil {
 		return err
 	}
 	dir, err := cache.Dir()
@@ -45,7 +55,10 @@ func run(ctx context.Context, out io.Writer) error {
 	if err := fetchBusybox(ctx, dir, out); err != nil {
 		return err
 	}
-	return fetchKernels(ctx, dir, out)
+	if err := fetchKernels(ctx, dir, out); err != nil || !systems {
+		return err
+	}
+	return makeSystems(ctx, dir, out)
 }
 
 func fetchBusybox(ctx context.Context, dir string, out io.Writer) error {
@@ -81,6 +94,37 @@ func fetchKernels(ctx context.Context, dir string, out io.Writer) error {
 			continue
 		}
 		fmt.Fprintf(out, "kernel %s: %s\n", k, k.Image)
+	}
+	return errors.Join(missing...)
+}
+
+// makeSystems makes a system for each suite that a kernel is tested under. A
+// kernel that the user brought is not tested so.
+func makeSystems(ctx context.Context, dir string, out io.Writer) error {
+	if _, own, err := kernel.Own(os.Getenv); own || err != nil {
+		return err
+	}
+	id, _, err := kernel.Distribution()
+	if err != nil {
+		return err
+	}
+	var missing []error
+	for _, spec := range kernel.Matrix(id) {
+		k, err := kernel.Find(dir, spec)
+		if err != nil {
+			return err
+		}
+		for _, suite := range system.Suites(id, k.Name) {
+			s, err := system.Make(ctx, dir, system.Spec{Suite: suite, Kernel: k}, out)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil {
+				missing = append(missing, err)
+				continue
+			}
+			fmt.Fprintf(out, "system %s with kernel %s: %s\n", suite, k, s.Image)
+		}
 	}
 	return errors.Join(missing...)
 }
