@@ -6,6 +6,8 @@ export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
 
 # Architectures to package, as Go names them.
 ARCHS ?= amd64
+# Where packages are made.
+DIST ?= dist
 # How long each fuzz target runs.
 FUZZTIME ?= 60s
 # Where tests boot guests: see internal/vmtest.
@@ -23,8 +25,8 @@ help: ## Show this list
 build: ## Build bin/vfio-hotplug, one static program
 	$(GO_BUILD) -o bin/vfio-hotplug ./cmd/vfio-hotplug
 
-test: need-gcc ## Run unit, race, contract and guest tests; fetches QEMU and kernels
-	go run ./internal/vmtest/vmsetup
+test: need-gcc ## Run unit, race, contract and guest tests; fetches QEMU, kernels and Debian
+	go run ./internal/vmtest/vmsetup -systems
 	go vet ./...
 	go test -race ./...
 	GUESTS=all go test -count=1 -p 1 -timeout 60m $(GUEST_PACKAGES)
@@ -34,7 +36,7 @@ demo: ## Boot a guest, plug drives into it and watch them come up
 	go run ./internal/vmtest/demo
 
 proof: ## Run the guest scenarios in large numbers; resumes where it stopped
-	go run ./internal/vmtest/vmsetup
+	go run ./internal/vmtest/vmsetup -systems
 	go run ./internal/vmtest/proof
 
 lint: need-shellcheck need-mandoc ## Check format, code, scripts, manual pages and modules
@@ -48,10 +50,10 @@ lint: need-shellcheck need-mandoc ## Check format, code, scripts, manual pages a
 	cd tools && go mod tidy -diff
 
 package: ## Make dist/*.deb and dist/*.rpm
-	rm -rf dist
+	rm -rf $(DIST)
 	@set -e; for arch in $(ARCHS); do $(MAKE) --no-print-directory package-$$arch; done
 
-package-%: stage = dist/stage/$*
+package-%: stage = $(DIST)/stage/$*
 package-%:
 	mkdir -p $(stage)
 	GOOS=linux GOARCH=$* $(GO_BUILD) -o $(stage)/vfio-hotplug ./cmd/vfio-hotplug
@@ -59,7 +61,7 @@ package-%:
 	sed -e 's/@VERSION@/$(VERSION)/' -e "s/@DATE@/$$(date -uRd @$$SOURCE_DATE_EPOCH)/" packaging/deb/changelog | \
 		gzip -9n >$(stage)/changelog.gz
 	set -e; for packager in deb rpm; do \
-		ARCH=$* VERSION=$(VERSION) STAGE=$(stage) $(GO_TOOL) nfpm package --packager $$packager --target dist/; \
+		ARCH=$* VERSION=$(VERSION) STAGE=$(stage) $(GO_TOOL) nfpm package --packager $$packager --target $(DIST)/; \
 	done
 
 bench: ## Measure the parser of uevents and the policy's decision
@@ -74,7 +76,7 @@ fuzz: ## Run each fuzz target for FUZZTIME, one after the other
 	done
 
 clean: ## Remove what the other targets made here
-	rm -rf bin dist
+	rm -rf bin $(DIST)
 
 # A program that is not installed is, through apt.
 need-gcc: packages = gcc libc6-dev

@@ -121,14 +121,18 @@ func (g *Guest) launch(ctx context.Context) error {
 		all, err := g.cfg.machine(image, initrdFile, w, extra)
 		return append(all, cold...), err
 	}
-	manual, err := args(wiring{console: "stdio,mux=on,signal=off", agent: "null", qmp: "null"}, "vmtest.shell")
+	forTest, forPerson := "", "vmtest.shell"
+	if g.cfg.System != nil {
+		forTest, forPerson = noLogin, ""
+	}
+	manual, err := args(wiring{console: "stdio,mux=on,signal=off", agent: "null", qmp: "null"}, forPerson)
 	if err != nil {
 		return err
 	}
 	if err := writeReproduce(g.dir, manual); err != nil {
 		return err
 	}
-	q, err := launch(g.dir, func(w wiring) ([]string, error) { return args(w, "") })
+	q, err := launch(g.dir, func(w wiring) ([]string, error) { return args(w, forTest) })
 	if err != nil {
 		return err
 	}

@@ -12,9 +12,12 @@ import (
 )
 
 // Record writes what the guest saw, uevents and output of programs, into its
-// directory.
+// directory; of a package guest the journal, too.
 func (g *Guest) Record(ctx context.Context) error {
 	errs := []error{g.recordUevents(ctx)}
+	if g.cfg.System != nil {
+		errs = append(errs, g.recordJournal(ctx))
+	}
 	g.mu.Lock()
 	processes := slices.Clone(g.processes)
 	g.mu.Unlock()
@@ -35,6 +38,11 @@ func (g *Guest) recordUevents(ctx context.Context) error {
 		b.WriteByte('\n')
 	}
 	return errors.Join(err, g.record("uevents.log", b.String()))
+}
+
+func (g *Guest) recordJournal(ctx context.Context) error {
+	f, err := g.Run(ctx, Command{Argv: []string{"journalctl", "--no-pager", "--output=short-monotonic", "--no-hostname"}})
+	return errors.Join(err, g.record("journal.log", string(f.Stdout)))
 }
 
 func (g *Guest) recordProcess(ctx context.Context, p *Process) error {

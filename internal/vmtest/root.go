@@ -20,8 +20,9 @@ const (
 	// with a package guest's root drive.
 	rootPortDevice = 3
 	rootSlot       = MaxBays + 1
-	// Only a person at the console needs a login there.
-	rootCmdline = "root=LABEL=root ro systemd.getty_auto=no"
+	rootCmdline    = "root=LABEL=root ro"
+	// noLogin spares a guest in which no person is the login on its console.
+	noLogin = "systemd.getty_auto=no"
 )
 
 // RootPortAddress is the PCI address of the root port of a package guest's root

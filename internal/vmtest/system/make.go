@@ -142,6 +142,7 @@ func (s Spec) bootstrap(ctx context.Context, stage, root string, out io.Writer) 
 	}
 	cmd := exec.CommandContext(ctx, kernel.Program("mmdebstrap"),
 		"--variant=minbase", "--architectures=amd64", "--include="+strings.Join(packages, ","),
+		"--skip=cleanup/reproducible", // which takes the machine's ID away: it would boot as for the first time
 		"--aptopt="+string(acquire)+"\nAcquire::Languages \"none\";",
 		"--customize-hook=tar-in "+quote(stage)+" /", "--customize-hook="+setup,
 		s.Suite, root, sources)

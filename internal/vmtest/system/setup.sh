@@ -12,11 +12,12 @@ chroot "$1" passwd --quiet --delete root
 
 chroot "$1" systemctl --quiet enable vmtest-agent.service
 chroot "$1" systemctl --quiet set-default multi-user.target
-# What takes time and has nothing to do with devices. There is no D-Bus, which
-# logind needs.
+# What takes time and has nothing to do with devices; on a serial console there
+# is a login when a person asks for it. There is no D-Bus, which logind needs.
 chroot "$1" systemctl --quiet mask \
 	apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer \
-	systemd-tmpfiles-clean.timer e2scrub_reap.service systemd-logind.service
+	systemd-tmpfiles-clean.timer e2scrub_reap.service systemd-logind.service \
+	getty-static.service getty@tty1.service
 # The journal outlives a reboot.
 mkdir -p "$1/var/log/journal"
 
