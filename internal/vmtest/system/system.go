@@ -31,12 +31,11 @@ func Suites(distribution, kernel string) []string {
 	if distribution != "debian" {
 		return nil
 	}
-	switch kernel {
-	case "6.1":
-		return []string{"bookworm"}
-	default:
-		return nil
-	}
+	return map[string][]string{
+		"6.1":  {"bookworm"}, // its own
+		"6.12": {"trixie"},   // nearly its own
+		"7.3":  {"bookworm"}, // a new kernel under an old systemd
+	}[kernel]
 }
 
 // A System is ready to boot from.
