@@ -6,6 +6,8 @@ export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
 
 # Architectures to package, as Go names them.
 ARCHS ?= amd64 arm64
+# Where packages are made.
+DIST ?= dist
 # How long each fuzz target runs, and those of which packages.
 FUZZTIME ?= 60s
 FUZZED ?= ./...
@@ -27,8 +29,8 @@ help: ## Show this list
 build: ## Build bin/vfio-hotplug, one static program
 	$(GO_BUILD) -o bin/vfio-hotplug ./cmd/vfio-hotplug
 
-test: need-gcc ## Run unit, race, contract and guest tests; fetches QEMU and kernels
-	go run ./internal/vmtest/vmsetup
+test: need-gcc ## Run unit, race, contract and guest tests; fetches QEMU, kernels and Debian
+	go run ./internal/vmtest/vmsetup -systems
 	go vet ./...
 	go test -race ./...
 	GUESTS=all go test -v -count=1 -p 1 -timeout 60m $(GUEST_PACKAGES)
@@ -38,7 +40,7 @@ demo: ## Boot a guest, plug drives into it and watch them come up
 	go run ./internal/vmtest/demo
 
 proof: ## Run the guest scenarios in large numbers, or only those of RUN=; resumes where it stopped
-	go run ./internal/vmtest/vmsetup
+	go run ./internal/vmtest/vmsetup -systems
 	go run ./internal/vmtest/proof -rounds $(ROUNDS) -run '$(RUN)'
 
 lint: need-shellcheck need-mandoc ## Check format, code, scripts, manual pages and modules
@@ -52,24 +54,24 @@ lint: need-shellcheck need-mandoc ## Check format, code, scripts, manual pages a
 	cd tools && go mod tidy -diff
 
 package: build ## Make dist/*.deb and dist/*.rpm
-	rm -rf dist
+	rm -rf $(DIST)
 	@set -e; for arch in $(ARCHS); do $(MAKE) --no-print-directory package-$$arch; done
 
 # What rpm calls an architecture.
 rpm_amd64 = x86_64
 rpm_arm64 = aarch64
 
-package-%: stage = dist/stage/$*
-package-%: need-dpkg-deb need-rpm
-	mkdir -p $(stage)
+package-%: stage = $(DIST)/stage/$*
+package-%: build need-dpkg-deb need-rpm
+	mkdir -p $(stage) dist/stage
 	GOOS=linux GOARCH=$* $(GO_BUILD) -o $(stage)/vfio-hotplug ./cmd/vfio-hotplug
 	for page in packaging/man/*; do gzip -9nc "$$page" >"$(stage)/$${page##*/}.gz" || exit; done
 	for shell in bash zsh fish; do bin/vfio-hotplug completion $$shell >"$(stage)/completion.$$shell" || exit; done
 	sed -e 's/@VERSION@/$(VERSION)/' -e "s/@DATE@/$$(date -ud @$$SOURCE_DATE_EPOCH +%FT%TZ)/" packaging/changelog.yaml >dist/stage/changelog.yaml
 	set -e; for packager in deb rpm; do \
-		ARCH=$* VERSION=$(VERSION) STAGE=$(stage) $(GO_TOOL) nfpm package --packager $$packager --target dist/; \
+		ARCH=$* VERSION=$(VERSION) STAGE=$(stage) $(GO_TOOL) nfpm package --packager $$packager --target $(DIST)/; \
 	done
-	packaging/same-files dist/*_$*.deb dist/*.$(rpm_$*).rpm
+	packaging/same-files $(DIST)/*_$*.deb $(DIST)/*.$(rpm_$*).rpm
 
 package-lint: need-lintian need-rpmlint need-cpio need-systemd-analyze need-udevadm package ## Check the packages as distributions do
 	packaging/lint dist/*.deb dist/*.rpm
@@ -91,7 +93,7 @@ fuzz: ## Run each fuzz target for FUZZTIME, one after the other
 	done
 
 clean: ## Remove what the other targets made here
-	rm -rf bin dist
+	rm -rf bin $(DIST)
 
 # A program that is not installed is, through apt.
 need-gcc: packages = gcc libc6-dev

@@ -18,7 +18,7 @@ func (g *Guest) prepare(d Device) (plugged, error) {
 	g.next++
 	number := g.next
 	g.mu.Unlock()
-	p := plugged{id: fmt.Sprintf("device%d", number)}
+	p := plugged{id: fmt.Sprintf("device%d", number), device: d}
 	if !d.hasDrive() {
 		return p, nil
 	}
@@ -129,13 +129,18 @@ func PortAddress(bay int) string { return fmt.Sprintf("0000:00:%02x.0", firstBay
 
 // Address is the PCI address that function 0 of a device in a bay has.
 func (g *Guest) Address(ctx context.Context, bay int) (string, error) {
-	bus, err := g.ReadFile(ctx, "/sys/bus/pci/devices/"+PortAddress(bay)+"/secondary_bus_number")
+	return g.below(ctx, PortAddress(bay))
+}
+
+// below gives the PCI address of function 0 of what is at a root port.
+func (g *Guest) below(ctx context.Context, port string) (string, error) {
+	bus, err := g.ReadFile(ctx, "/sys/bus/pci/devices/"+port+"/secondary_bus_number")
 	if err != nil {
 		return "", err
 	}
 	var number int
 	if _, err := fmt.Sscan(bus, &number); err != nil {
-		return "", fmt.Errorf("bus number of bay %d: %w", bay, err)
+		return "", fmt.Errorf("bus number below %s: %w", port, err)
 	}
 	return fmt.Sprintf("0000:%02x:00.0", number), nil
 }

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"vfio-hotplug/internal/vmtest/cache"
@@ -28,6 +30,43 @@ func Build(pkg string) (string, error) {
 		}
 		return program, nil
 	}
+	return build(path.Base(pkg), 0o755, func(tmp string) (string, error) {
+		program := filepath.Join(tmp, "program")
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, pkg)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
+		}
+		return program, nil
+	})
+}
+
+// BuildDeb makes this module's package for Debian, as its Makefile does for a
+// release, and gives the path of the package. It must be called from within the
+// module.
+func BuildDeb() (string, error) {
+	return build("deb", 0o644, func(tmp string) (string, error) {
+		mod, err := exec.Command("go", "env", "GOMOD").Output()
+		if err != nil {
+			return "", fmt.Errorf("go env GOMOD: %w", err)
+		}
+		cmd := exec.Command("make", "-C", filepath.Dir(strings.TrimSpace(string(mod))), "package-amd64", "DIST="+tmp)
+		// A make that this runs under has its own wishes.
+		cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "MAKE") })
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("make package-amd64: %w\n%s", err, out)
+		}
+		debs, err := filepath.Glob(filepath.Join(tmp, "*.deb"))
+		if err != nil || len(debs) != 1 {
+			return "", fmt.Errorf("make package-amd64 made %d packages for Debian, want 1: %w", len(debs), err)
+		}
+		return debs[0], nil
+	})
+}
+
+// build keeps what make leaves in a temporary directory under a name that says
+// what it is and what is in it.
+func build(name string, mode os.FileMode, make func(tmp string) (string, error)) (string, error) {
 	cacheDir, err := cache.Dir()
 	if err != nil {
 		return "", err
@@ -42,18 +81,16 @@ func Build(pkg string) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
-	program := filepath.Join(tmp, path.Base(pkg))
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
-	}
-	key, err := cache.FileKey(program)
+	made, err := make(tmp)
 	if err != nil {
 		return "", err
 	}
-	kept := filepath.Join(dir, path.Base(pkg)+"-"+key)
-	return kept, errors.Join(os.Chmod(program, 0o755), os.Rename(program, kept))
+	key, err := cache.FileKey(made)
+	if err != nil {
+		return "", err
+	}
+	kept := filepath.Join(dir, name+"-"+key)
+	return kept, errors.Join(os.Chmod(made, mode), os.Rename(made, kept))
 }
 
 // forget removes what was not made anew for a while.

@@ -2,10 +2,14 @@ package vmtest
 
 import (
 	"vfio-hotplug/internal/vmtest/kernel"
+	"vfio-hotplug/internal/vmtest/system"
 )
 
 // Kernel is a kernel that a guest boots.
 type Kernel = kernel.Kernel
+
+// System is a Debian that a guest boots from a drive of its own.
+type System = system.System
 
 // Hotplug says who does hot-plug in a guest.
 type Hotplug int
@@ -32,8 +36,13 @@ const MaxBays = 27
 
 // A Config says what guest to boot. Its zero value but for Kernel is a guest
 // with an IOMMU and twelve empty bays with native hot-plug.
+//
+// With a System it is a package guest: it boots from a copy of it on an NVMe
+// drive, which sits in no bay, with the kernel and the initramfs that are
+// there. Files are copied into that; Programs are for the other guests.
 type Config struct {
 	Kernel   Kernel
+	System   *System
 	Hotplug  Hotplug
 	NoIOMMU  bool              // the kernel does not use the IOMMU
 	Bays     int               // 0 is DefaultBays

@@ -8,7 +8,15 @@
 //
 //	go run ./internal/vmtest/vmsetup
 //
-// brings. They are slow, so tests run them only when asked to:
+// brings. A package guest (see EachSystem) has a whole Debian instead, with
+// systemd and udev, on an NVMe drive that it boots from: there the package is
+// installed by apt, and a reboot boots what update-initramfs has made. The agent
+// is a service in it, before anything that touches a device, and all else is the
+// same. What such guests boot is made by
+//
+//	go run ./internal/vmtest/vmsetup -systems
+//
+// They are all slow, so tests run them only when asked to:
 //
 //	GUESTS=all go test ./internal/vmtest
 //	GUESTS=6.1,7.3 go test ./internal/vmtest

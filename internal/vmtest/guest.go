@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/rpc"
 	"net/rpc/jsonrpc"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -40,8 +42,9 @@ type Guest struct {
 }
 
 type plugged struct {
-	id   string
-	disk *disk
+	id     string
+	device Device
+	disk   *disk
 }
 
 // Start boots a guest in the empty directory dir, which takes its console,
@@ -54,11 +57,14 @@ func Start(ctx context.Context, cfg Config, dir string) (*Guest, error) {
 		return nil, err
 	}
 	g := &Guest{cfg: cfg, dir: dir, log: log, plugged: map[int]plugged{}}
-	if err := g.launch(); err != nil {
+	if err := errors.Join(g.furnish(ctx), g.fill()); err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
+	if err := g.launch(ctx); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
 	if err := g.greet(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("boot kernel %s: %w; the end of the console:\n%s", cfg.Kernel, err, tail(filepath.Join(dir, consoleFile))), g.Close())
+		return nil, errors.Join(g.bootFailure(err), g.Close())
 	}
 	g.bootTime = time.Since(began)
 	for _, module := range cfg.Modules {
@@ -70,18 +76,42 @@ func Start(ctx context.Context, cfg Config, dir string) (*Guest, error) {
 	return g, nil
 }
 
-func (g *Guest) launch() error {
+func (g *Guest) bootFailure(err error) error {
+	return fmt.Errorf("boot kernel %s: %w; the end of the console:\n%s", g.cfg.Kernel, err, tail(filepath.Join(g.dir, consoleFile)))
+}
+
+// furnish makes what the guest boots from.
+func (g *Guest) furnish(ctx context.Context) error {
+	if g.cfg.System != nil {
+		return g.makeRoot(ctx)
+	}
 	cacheDir, err := cache.Dir()
 	if err != nil {
 		return err
 	}
-	if err := g.cfg.writeInitrd(filepath.Join(g.dir, initrdFile), cacheDir); err != nil {
-		return err
+	return g.cfg.writeInitrd(filepath.Join(g.dir, initrdFile), cacheDir)
+}
+
+// fill prepares the devices that are there from the start.
+func (g *Guest) fill() error {
+	for bay, device := range g.cfg.Devices {
+		if err := g.free(bay); err != nil {
+			return err
+		}
+		p, err := g.prepare(device)
+		if err != nil {
+			return err
+		}
+		g.plugged[bay] = p
 	}
-	image, err := g.cfg.Kernel.Unpacked(cacheDir)
+	return nil
+}
+
+// launch switches the guest on.
+func (g *Guest) launch(ctx context.Context) error {
+	image, err := g.bootImage(ctx)
 	if err != nil {
-		g.log.note("boot the packed kernel: %v", err)
-		image = g.cfg.Kernel.Image
+		return err
 	}
 	cold, err := g.coldPlug()
 	if err != nil {
@@ -91,41 +121,77 @@ func (g *Guest) launch() error {
 		all, err := g.cfg.machine(image, initrdFile, w, extra)
 		return append(all, cold...), err
 	}
-	manual, err := args(wiring{console: "stdio,mux=on,signal=off", agent: "null", qmp: "null"}, "vmtest.shell")
+	forTest, forPerson := "", "vmtest.shell"
+	if g.cfg.System != nil {
+		forTest, forPerson = noLogin, ""
+	}
+	manual, err := args(wiring{console: "stdio,mux=on,signal=off", agent: "null", qmp: "null"}, forPerson)
 	if err != nil {
 		return err
 	}
 	if err := writeReproduce(g.dir, manual); err != nil {
 		return err
 	}
-	g.qemu, err = launch(g.dir, func(w wiring) ([]string, error) { return args(w, "") })
-	return err
+	q, err := launch(g.dir, func(w wiring) ([]string, error) { return args(w, forTest) })
+	if err != nil {
+		return err
+	}
+	g.qemu = q
+	return nil
 }
 
-// coldPlug prepares the devices that are there from the start.
+// bootImage gives the kernel to boot; its initramfs is in initrdFile.
+func (g *Guest) bootImage(ctx context.Context) (string, error) {
+	k := g.cfg.Kernel
+	if g.cfg.System != nil {
+		if err := g.loadFromRoot(ctx); err != nil {
+			return "", err
+		}
+		k.Image = filepath.Join(g.dir, kernelFile)
+	}
+	cacheDir, err := cache.Dir()
+	if err != nil {
+		return "", err
+	}
+	image, err := k.Unpacked(cacheDir)
+	if err != nil {
+		g.log.note("boot the packed kernel: %v", err)
+		return k.Image, nil
+	}
+	return image, nil
+}
+
+// coldPlug gives QEMU's arguments for what is in the bays.
 func (g *Guest) coldPlug() ([]string, error) {
 	var args []string
-	for bay := range g.cfg.bays() {
-		device, ok := g.cfg.Devices[bay]
-		if !ok {
-			continue
-		}
-		p, err := g.prepare(device)
+	if g.cfg.System != nil {
+		root, err := rootDrive()
 		if err != nil {
 			return nil, err
 		}
-		more, err := coldPlug(device.deviceAdd(p.id, bay, p.disk), p.disk)
+		args = root
+	}
+	for _, bay := range slices.Sorted(maps.Keys(g.plugged)) {
+		p := g.plugged[bay]
+		more, err := coldPlug(p.device.deviceAdd(p.id, bay, p.disk), p.disk)
 		if err != nil {
 			return nil, err
 		}
 		args = append(args, more...)
-		g.plugged[bay] = p
 	}
 	return args, nil
 }
 
-// greet connects to the monitor and waits for the agent.
+// greet connects to the monitor and waits for the agent, and in a package guest
+// until all is started.
 func (g *Guest) greet(ctx context.Context) error {
+	if err := g.connect(ctx); err != nil || g.cfg.System == nil {
+		return err
+	}
+	return g.settle(ctx)
+}
+
+func (g *Guest) connect(ctx context.Context) error {
 	var err error
 	g.QMP, err = qmp.New(ctx, g.qemu.qmp)
 	if err != nil {
@@ -187,12 +253,17 @@ func (g *Guest) switchOff() error {
 		}
 	}
 	g.qemu.kill()
+	g.hangUp()
+	return g.log.Close()
+}
+
+// hangUp closes what led to a QEMU that has ended.
+func (g *Guest) hangUp() {
 	if g.agent != nil {
 		g.agent.Close()
 	}
 	g.qemu.agent.Close()
 	g.qemu.qmp.Close()
-	return g.log.Close()
 }
 
 // call asks the agent.

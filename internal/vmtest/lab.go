@@ -17,6 +17,9 @@ import (
 
 const (
 	bootDeadline = 3 * time.Minute
+	// packageBootDeadline is for a whole Debian, which takes half a minute
+	// emulated on a machine that is not busy.
+	packageBootDeadline = 10 * time.Minute
 	// stepDeadline is for one operation on a guest; emulated, on a busy
 	// machine, each takes well under ten seconds.
 	stepDeadline = 2 * time.Minute
@@ -44,7 +47,11 @@ func Boot(t testing.TB, cfg Config) *Lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { clear(t, bench) })
-	ctx, cancel := context.WithTimeout(ctx, bootDeadline)
+	deadline := bootDeadline
+	if cfg.System != nil {
+		deadline = packageBootDeadline
+	}
+	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
 	g, err := Start(ctx, cfg, bench.dir)
 	if err != nil {
@@ -158,6 +165,22 @@ func absent(err error) error {
 		return nil
 	}
 	return err
+}
+
+// RootAddress is Guest.RootAddress.
+func (l *Lab) RootAddress() string {
+	l.t.Helper()
+	return must(l, l.Guest.RootAddress)
+}
+
+// Reboot is Guest.Reboot.
+func (l *Lab) Reboot() {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(l.t.Context(), packageBootDeadline)
+	defer cancel()
+	if err := l.Guest.Reboot(ctx); err != nil {
+		l.t.Fatal(err)
+	}
 }
 
 // Run is Guest.Run, with argv.

@@ -43,10 +43,14 @@ func (c Config) machine(image, initrd string, w wiring, extra string) ([]string,
 		args = append(args, "-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off")
 	}
 	for bay := range c.bays() {
-		args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,addr=%#x,chassis=%d,slot=%d",
-			port(bay), firstBay+bay, bay+1, bay+1))
+		args = append(args, "-device", rootPort(port(bay), firstBay+bay, bay+1))
 	}
 	return append(args, c.Args...), nil
+}
+
+// rootPort describes a PCIe root port with its slot to QEMU.
+func rootPort(id string, device, slot int) string {
+	return fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,addr=%#x,chassis=%d,slot=%d", id, device, slot, slot)
 }
 
 func accelerator() []string {
@@ -61,7 +65,11 @@ func (c Config) cmdline(extra string) string {
 	if c.NoIOMMU {
 		iommu = "intel_iommu=off"
 	}
-	return strings.Join(strings.Fields("console=ttyS0 panic=-1 "+emulated()+" "+iommu+" "+c.Cmdline+" "+extra), " ")
+	root := ""
+	if c.System != nil {
+		root = rootCmdline
+	}
+	return strings.Join(strings.Fields("console=ttyS0 panic=-1 "+emulated()+" "+iommu+" "+root+" "+c.Cmdline+" "+extra), " ")
 }
 
 // emulated is what the kernel has to know on a processor that QEMU emulates,
@@ -90,7 +98,9 @@ type disk struct {
 func (d disk) blockdev() map[string]any {
 	return map[string]any{
 		"node-name": d.node, "driver": "raw",
-		"file": map[string]any{"driver": "file", "filename": d.image},
+		// What the guest flushes need not outlive this machine's own death.
+		"cache": map[string]any{"no-flush": true},
+		"file":  map[string]any{"driver": "file", "filename": d.image},
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"vfio-hotplug/internal/vmtest/cache"
 	"vfio-hotplug/internal/vmtest/kernel"
+	"vfio-hotplug/internal/vmtest/system"
 )
 
 // Kernels gives the kernels to test on: those that the environment variable
@@ -43,4 +44,46 @@ func EachKernel(t *testing.T, test func(t *testing.T, k Kernel)) {
 	for _, k := range Kernels(t) {
 		t.Run(k.Name, func(t *testing.T) { test(t, k) })
 	}
+}
+
+// EachSystem runs a test on each of Kernels and under each Debian that it is
+// tested under with a package installed, as a subtest with the kernel's name
+// and within it one with the suite's. The Config has both.
+func EachSystem(t *testing.T, test func(t *testing.T, cfg Config)) {
+	t.Helper()
+	EachKernel(t, func(t *testing.T, k Kernel) {
+		systems := systems(t, k)
+		for _, s := range systems {
+			t.Run(s.Suite, func(t *testing.T) { test(t, Config{Kernel: k, System: &s}) })
+		}
+		if len(systems) == 0 {
+			t.Skipf("there is no package guest with kernel %s", k)
+		}
+	})
+}
+
+// systems gives what is made of a kernel of the matrix. A system that is not
+// there is fatal.
+func systems(t *testing.T, k Kernel) []System {
+	t.Helper()
+	id, _, err := kernel.Distribution()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := cache.Dir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, own, _ := kernel.Own(os.Getenv); own {
+		return nil
+	}
+	var systems []System
+	for _, suite := range system.Suites(id, k.Name) {
+		s, err := system.Find(dir, system.Spec{Suite: suite, Kernel: k})
+		if err != nil {
+			t.Fatalf("%v: make it with go run ./internal/vmtest/vmsetup -systems", err)
+		}
+		systems = append(systems, s)
+	}
+	return systems
 }

@@ -24,7 +24,9 @@ type qemu struct {
 const (
 	consoleFile   = "console.log"
 	qemuFile      = "qemu.log"
+	kernelFile    = "vmlinuz"
 	initrdFile    = "initrd"
+	rootFile      = "root.img"
 	reproduceFile = "reproduce.sh"
 )
 
@@ -44,11 +46,11 @@ func launch(dir string, args func(wiring) ([]string, error)) (*qemu, error) {
 	defer monitorFar.Close()
 	q.agent, q.qmp = agent, monitor
 	// The first of ExtraFiles is descriptor 3.
-	all, err := args(wiring{console: "file,path=" + consoleFile, agent: "socket,fd=3", qmp: "socket,fd=4"})
+	all, err := args(wiring{console: "file,append=on,path=" + consoleFile, agent: "socket,fd=3", qmp: "socket,fd=4"})
 	if err != nil {
 		return nil, err
 	}
-	log, err := os.Create(filepath.Join(dir, qemuFile))
+	log, err := os.OpenFile(filepath.Join(dir, qemuFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}

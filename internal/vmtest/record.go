@@ -12,9 +12,12 @@ import (
 )
 
 // Record writes what the guest saw, uevents, writes below /sys and output of
-// programs, into its directory.
+// programs, into its directory; of a package guest the journal, too.
 func (g *Guest) Record(ctx context.Context) error {
 	errs := []error{g.recordUevents(ctx), g.recordWrites(ctx)}
+	if g.cfg.System != nil {
+		errs = append(errs, g.recordJournal(ctx))
+	}
 	g.mu.Lock()
 	processes := slices.Clone(g.processes)
 	g.mu.Unlock()
@@ -44,6 +47,11 @@ func (g *Guest) recordWrites(ctx context.Context) error {
 		fmt.Fprintf(&b, "%12.6f %s %d %s %q\n", w.Time.Seconds(), w.Command, w.PID, w.Path, w.Data)
 	}
 	return errors.Join(err, g.record("writes.log", b.String()))
+}
+
+func (g *Guest) recordJournal(ctx context.Context) error {
+	f, err := g.Run(ctx, Command{Argv: []string{"journalctl", "--no-pager", "--output=short-monotonic", "--no-hostname"}})
+	return errors.Join(err, g.record("journal.log", string(f.Stdout)))
 }
 
 func (g *Guest) recordProcess(ctx context.Context, p *Process) error {

@@ -16,7 +16,6 @@ var mounts = [...]struct{ kind, dir, options string }{
 	{"devpts", "/dev/pts", ""},
 	{"tmpfs", "/run", "mode=0755"},
 	{"tmpfs", "/tmp", "mode=1777"},
-	{"tracefs", "/sys/kernel/tracing", ""},
 }
 
 // initialise is the work of process 1. It returns only when the agent, which

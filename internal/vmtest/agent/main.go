@@ -1,5 +1,6 @@
 // Agent is the first process of a guest: it mounts what a system has, reaps
-// orphans, and does what the host asks for over the second serial port.
+// orphans, and does what the host asks for over the second serial port. In a
+// package guest that is all it does, as a service of systemd.
 //
 // It imports nothing of what is under test: it is the witness.
 package main
@@ -11,6 +12,7 @@ import (
 	"net/rpc/jsonrpc"
 	"os"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
 	"vfio-hotplug/internal/vmtest/wire"
@@ -40,6 +42,10 @@ func serve() error {
 		return fmt.Errorf("listen to uevents: %w", err)
 	}
 	tracer := startTracer()
+	// The witness looks: systemd may go on.
+	if _, err := daemon.SdNotify(true, daemon.SdNotifyReady); err != nil {
+		return fmt.Errorf("tell systemd: %w", err)
+	}
 	if err := wakeProcessors(); err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
 
 	"vfio-hotplug/internal/vmtest/wire"
 )
@@ -49,6 +50,10 @@ func startTracer() *tracer {
 }
 
 func (t *tracer) start() error {
+	// Of a package guest systemd does this too, later.
+	if err := unix.Mount("tracefs", tracing, "tracefs", 0, ""); err != nil && err != unix.EBUSY {
+		return fmt.Errorf("mount %s: %w", tracing, err)
+	}
 	o, err := kernelOffsets()
 	if err != nil {
 		return err
@@ -93,6 +98,9 @@ func (t *tracer) record(userBuffer uint64) {
 		}
 	}
 }
+
+// tracing is where kprobes are planted on kernels that have no other way.
+const tracing = "/sys/kernel/tracing"
 
 // TraceWrites begins a trace of writes below /sys, or begins it anew.
 func (a *Agent) TraceWrites(_ wire.Nothing, reply *wire.Outcome) error {

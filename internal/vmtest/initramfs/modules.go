@@ -49,6 +49,12 @@ func ModuleName(file string) string {
 	return strings.ReplaceAll(name, "-", "_")
 }
 
+// Has tells whether the kernel has a module, be it built in.
+func (m *Modules) Has(name string) bool {
+	name = ModuleName(name)
+	return m.files[name] != "" || m.builtin[name]
+}
+
 // Closure gives the files, relative to the directory, of modules and of all
 // that they need, in an order to load them in. A module that is built in has
 // none.

@@ -80,7 +80,7 @@ func Archive(ctx context.Context, cacheDir, suite string, out io.Writer) (*apt.A
 	dir := filepath.Join(cacheDir, "apt", "machine")
 	open := func() (*apt.Archive, error) { return apt.OpenMachine(dir, out) }
 	if suite != "" {
-		source, err := debianSource(suite)
+		source, err := Source(suite)
 		if err != nil {
 			return nil, err
 		}
@@ -94,7 +94,9 @@ func Archive(ctx context.Context, cacheDir, suite string, out io.Writer) (*apt.A
 	return archive, archive.Update(ctx)
 }
 
-func debianSource(suite string) (apt.Source, error) {
+// Source gives a suite of the Debian mirror that this machine uses, with the
+// keyring that its signature is checked against.
+func Source(suite string) (apt.Source, error) {
 	_, codename, err := Distribution()
 	if err != nil {
 		return apt.Source{}, err

@@ -51,6 +51,20 @@ func Matrix(distribution string) []Spec {
 	return []Spec{{Name: Newest, Package: "linux-image-generic"}}
 }
 
+// Config gives the path of the file with the kernel's configuration, which
+// older packages have beside the image, newer ones beside the modules.
+func (k Kernel) Config() (string, error) {
+	for _, path := range []string{
+		filepath.Join(filepath.Dir(k.Image), "config-"+k.Release),
+		filepath.Join(k.Modules, "config"),
+	} {
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("kernel %s has no file with its configuration", k)
+}
+
 // ErrMissing is the error of Find for a kernel that was not fetched yet.
 var ErrMissing = errors.New("kernel is not in the cache")
 

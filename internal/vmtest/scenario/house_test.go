@@ -110,11 +110,16 @@ func (h *house) leftAlone(bay int) {
 // which a rule names, and gives what it says.
 func (h *house) settled(bay int, outcomes ...string) control.Device {
 	h.t.Helper()
-	address := h.Address(bay)
+	return h.settledAt(h.Address(bay), outcomes...)
+}
+
+// settledAt is settled for the device at a PCI address.
+func (h *house) settledAt(address string, outcomes ...string) control.Device {
+	h.t.Helper()
 	var last control.Device
 	h.WaitFor(fmt.Sprintf("%s to be %s", address, strings.Join(outcomes, " or ")), func(ctx context.Context) (bool, error) {
-		devices, err := h.status(ctx)
-		for _, d := range devices {
+		reply, err := h.status(ctx)
+		for _, d := range reply.Devices {
 			if d.Address == address {
 				last = d
 				return slices.Contains(outcomes, d.Outcome), nil
@@ -140,17 +145,18 @@ func (h *house) taken(bay int, driver string) control.Device {
 	return d
 }
 
-// status asks the daemon for the devices that the policy names.
-func (h *house) status(ctx context.Context) ([]control.Device, error) {
+// status asks the daemon for the guard and for the devices that the policy
+// names.
+func (h *house) status(ctx context.Context) (control.StatusReply, error) {
+	var reply control.StatusReply
 	f, err := h.Guest.Run(ctx, vmtest.Command{Argv: []string{program, "status", "--json"}})
 	if err != nil {
-		return nil, err
+		return reply, err
 	}
-	var reply control.StatusReply
 	if err := json.Unmarshal(f.Stdout, &reply); err != nil {
-		return nil, fmt.Errorf("status --json: %w in %s%s", err, f.Stdout, f.Stderr)
+		return reply, fmt.Errorf("status --json: %w in %s%s", err, f.Stdout, f.Stderr)
 	}
-	return reply.Devices, nil
+	return reply, nil
 }
 
 // refused runs a command that must end with exit code 3 and these words.

@@ -12,21 +12,33 @@ import (
 	"vfio-hotplug/internal/vmtest/kernel"
 )
 
-// needed says which package has a program that guests, or making them, cannot
-// do without.
-var needed = [...]struct{ program, pkg string }{
+// A need says which package has a program.
+type need struct{ program, pkg string }
+
+// needed is what guests, or making them, cannot do without.
+var needed = []need{
 	{"qemu-system-x86_64", "qemu-system-x86"},
 	{"depmod", "kmod"},
 	{"blkid", "util-linux"},
 	{"dmsetup", "dmsetup"},
 	{"mke2fs", "e2fsprogs"},
 	{"udevadm", "udev"},
+	{"rpm", "rpm"}, // with the package for Debian its twin is made
 	{"xz", "xz-utils"},
 	{"zstd", "zstd"},
 }
 
+// neededForSystems is what making systems for package guests needs besides.
+func neededForSystems() []need {
+	needed := []need{{"mmdebstrap", "mmdebstrap"}, {"fakeroot", "fakeroot"}, {"debugfs", "e2fsprogs"}}
+	if os.Getuid() != 0 {
+		needed = append(needed, need{"newuidmap", "uidmap"})
+	}
+	return needed
+}
+
 // installPrograms installs the packages of programs that are missing.
-func installPrograms(ctx context.Context, out io.Writer) error {
+func installPrograms(ctx context.Context, needed []need, out io.Writer) error {
 	var packages []string
 	for _, n := range needed {
 		_, err := exec.LookPath(kernel.Program(n.program))
