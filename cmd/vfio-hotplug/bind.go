@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
 	"vfio-hotplug/internal/control"
@@ -56,7 +58,11 @@ func bind(cmd *cobra.Command, m *machine, args []string, wish operate.Hand) erro
 		var reply control.DeviceReply
 		asked, err := call(cmd.Context(), m, control.MethodBind, request, &reply)
 		if !asked {
-			return act(cmd.Context(), m, a, operate.Request{Hand: wish}, (*operate.Operator).Take)
+			p, err := m.policy()
+			if err != nil {
+				return control.Device{}, errors.New("the policy has faults: see vfio-hotplug check")
+			}
+			return act(cmd.Context(), m, a, operate.Request{Hand: wish, Policy: func() *policy.Policy { return p }}, (*operate.Operator).Take)
 		}
 		return reply.Device, err
 	})

@@ -56,7 +56,7 @@ func tellPolicy(cmd *cobra.Command, p *policy.Policy) error {
 		}
 	}
 	for _, warning := range p.Warnings() {
-		cmd.PrintErrln(warning)
+		cmd.PrintErrln("warning: " + warning)
 	}
 	rules := p.Rules()
 	take := 0

@@ -52,7 +52,7 @@ func judge(cmd *cobra.Command, m *machine, a pci.Address) (j operate.Judgement, 
 	if err != nil {
 		return j, choice, errors.New("the policy has faults: see vfio-hotplug check")
 	}
-	operator, err := m.operator()
+	operator, err := m.observer()
 	if err != nil {
 		return j, choice, err
 	}
@@ -130,8 +130,11 @@ func printChecks(w io.Writer, checks []operate.Check) {
 	fmt.Fprintln(w, "checks:")
 	for _, c := range checks {
 		verdict := "ok  "
-		if c.Veto {
+		switch {
+		case c.Veto:
 			verdict = "VETO"
+		case c.Unread:
+			verdict = "??  "
 		}
 		fmt.Fprintf(w, "  %s %s: %s\n", verdict, c.Name, c.Text)
 	}

@@ -17,7 +17,6 @@ import (
 	"vfio-hotplug/internal/operate"
 	"vfio-hotplug/internal/pci"
 	"vfio-hotplug/internal/sysfs"
-	"vfio-hotplug/policy"
 )
 
 // addresses completes the addresses that are present.
@@ -95,11 +94,6 @@ func act(ctx context.Context, m *machine, a pci.Address, r operate.Request,
 	if err != nil {
 		return control.Device{}, err
 	}
-	p, err := m.policy()
-	if err != nil {
-		return control.Device{}, errors.New("the policy has faults: see vfio-hotplug check")
-	}
-	r.Policy = func() *policy.Policy { return p }
 	if r.Device, err = operator.FS.Open(a); err != nil {
 		return control.Device{}, openError(a, err)
 	}

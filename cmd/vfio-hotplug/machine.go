@@ -1,8 +1,11 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -33,8 +36,26 @@ func (m *machine) policy() (*policy.Policy, error) {
 	return policy.Load(policy.Dir(m.path("etc/vfio-hotplug")), policy.Dir(m.path("usr/lib/vfio-hotplug")))
 }
 
+// observer opens what it takes to look and change nothing: for one who may not
+// write to /run, the ledger is what it can be read as.
+func (m *machine) observer() (*operate.Operator, error) {
+	o, err := m.operator()
+	if !errors.Is(err, fs.ErrPermission) {
+		return o, err
+	}
+	return m.operatorWith(ledger.Reader(m.path("run/vfio-hotplug"), m.path("proc")))
+}
+
 // operator opens what an operation needs, and makes its directories in /run.
 func (m *machine) operator() (*operate.Operator, error) {
+	book, err := ledger.Open(m.path("run/vfio-hotplug"), m.path("proc"))
+	if err != nil {
+		return nil, err
+	}
+	return m.operatorWith(book)
+}
+
+func (m *machine) operatorWith(book *ledger.Ledger) (*operate.Operator, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find my own program: %w", err)
@@ -43,20 +64,24 @@ func (m *machine) operator() (*operate.Operator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: is sysfs mounted?", err)
 	}
-	book, err := ledger.Open(m.path("run/vfio-hotplug"), m.path("proc"))
-	if err != nil {
-		return nil, err
-	}
 	return &operate.Operator{
 		FS:      sysfs.New(root, sysfs.InProcess(self, m.path("sys"))),
 		Ledger:  book,
 		Uses:    inuse.New(root, m.root),
-		Load:    kmod.NewLoader().Load,
+		Load:    m.load,
 		Aliases: m.aliases,
 		Dev:     m.path("dev"),
 		Proc:    m.path("proc"),
 		Limit:   operate.DefaultLimits(),
 	}, nil
+}
+
+// load loads a kernel module; not for a root that is not this machine's.
+func (m *machine) load(ctx context.Context, module string) error {
+	if m.root != "/" {
+		return fmt.Errorf("load module %s: not below %s", module, m.root)
+	}
+	return kmod.NewLoader().Load(ctx, module)
 }
 
 // guard opens the machine's guard, whose record is beside the ledger.

@@ -75,6 +75,7 @@ func release(cmd *cobra.Command, m *machine, targets []pci.Address) error {
 		var reply control.DeviceReply
 		asked, err := call(cmd.Context(), m, control.MethodRelease, control.ReleaseRequest{Address: a.String()}, &reply)
 		if !asked {
+			// What was taken goes back whatever the policy says, or has become.
 			return act(cmd.Context(), m, a, operate.Request{}, (*operate.Operator).Release)
 		}
 		return reply.Device, err

@@ -63,7 +63,7 @@ func status(cmd *cobra.Command, m *machine, all bool) (control.StatusReply, erro
 	if err != nil {
 		return reply, errors.New("the policy has faults: see vfio-hotplug check")
 	}
-	operator, err := m.operator()
+	operator, err := m.observer()
 	if err != nil {
 		return reply, err
 	}

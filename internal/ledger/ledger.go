@@ -37,6 +37,14 @@ type Ledger struct {
 	dir   string
 	proc  string
 	files files
+	// only says that it is only read.
+	only bool
+}
+
+// Reader gives a ledger that is only read: one that is not there is empty, and
+// its locks are for those who may write.
+func Reader(dir, proc string) *Ledger {
+	return &Ledger{dir: dir, proc: proc, files: kernelFiles{}, only: true}
 }
 
 // Open makes the ledger's directories where they are missing. proc is where

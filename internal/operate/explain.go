@@ -60,6 +60,10 @@ func (o *Operator) Explain(ctx context.Context, r Request) (Judgement, error) {
 		say.Checks = j.all(ctx, entry, unread)
 	}
 	j.conclude(&say)
+	if slices.ContainsFunc(say.Checks, func(c Check) bool { return c.Unread }) {
+		say.Reason += "; but not all could be seen"
+		say.Next = "sudo vfio-hotplug explain " + j.facts.Address.String()
+	}
 	return say, nil
 }
 
@@ -80,7 +84,9 @@ const overrideCheck = "driver_override"
 
 // notRead is a check for which this process lacks the right.
 func notRead(name string, err error) Check {
-	return pass(name, "not read: %v: be root to see it", err)
+	c := pass(name, "not read: %v: be root to see it", err)
+	c.Unread = true
+	return c
 }
 
 // all gives the answers of every check that applies to the device as it is:

@@ -112,7 +112,7 @@ func (t *taking) verified(outcome Outcome) Result {
 func (t *taking) failure(ctx context.Context, err error) Result {
 	switch {
 	case ctx.Err() != nil:
-		return t.interrupted(err)
+		return t.interrupted()
 	case errors.Is(err, bind.ErrGone) || t.vanished():
 		return t.gone()
 	}
@@ -125,9 +125,9 @@ func (t *taking) failure(ctx context.Context, err error) Result {
 
 // interrupted is the result of an operation that was told to stop. The ledger
 // has what is half done; whoever comes next finishes it.
-func (t *taking) interrupted(err error) Result {
+func (t *taking) interrupted() Result {
 	return Result{
-		Reason: "interrupted: " + err.Error(),
+		Reason: "interrupted",
 		Remedy: "vfio-hotplug bind or release " + t.Device.Address().String() + ", or start the daemon, to finish it",
 	}
 }
@@ -145,7 +145,7 @@ func (t *taking) giveUp(ctx context.Context, result Result) Result {
 	if t.dirty {
 		err := t.putBack(ctx)
 		if ctx.Err() != nil {
-			return t.interrupted(ctx.Err())
+			return t.interrupted()
 		}
 		result.Driver, _ = t.Device.Driver()
 		if err == nil {

@@ -19,6 +19,7 @@ type Check struct {
 	Veto   bool   `json:"veto"`             // the device must not be taken
 	Text   string `json:"text"`             // what was found
 	Remedy string `json:"remedy,omitempty"` // what would lift the veto
+	Unread bool   `json:"unread,omitempty"` // what it is about could not be seen
 }
 
 func pass(name, format string, a ...any) Check {

@@ -80,7 +80,7 @@ func (t *taking) giveBack(ctx context.Context, entry ledger.Entry) Result {
 	}
 	switch {
 	case ctx.Err() != nil:
-		return t.interrupted(ctx.Err())
+		return t.interrupted()
 	case t.vanished():
 		t.dirty = true
 		return t.gone()

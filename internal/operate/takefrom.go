@@ -59,7 +59,11 @@ func (t *taking) holdUnused(ctx context.Context, from string) (*inuse.Hold, Chec
 	how := inuse.How{Blank: t.decision.Takeover == policy.Blank, Exclusive: true}
 	facts := t.facts
 	facts.Driver = from
-	giveUp := time.NewTimer(t.Limit.Settle)
+	limit := t.Limit.Settle
+	if t.Arrival == ByHand { // a person waits, and may ask again
+		limit = min(limit, t.Limit.Slow)
+	}
+	giveUp := time.NewTimer(limit)
 	defer giveUp.Stop()
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		report, hold, err := t.Uses.Look(ctx, t.Device, facts, how)
@@ -80,7 +84,7 @@ func (t *taking) holdUnused(ctx context.Context, from string) (*inuse.Hold, Chec
 		case <-time.After(pause):
 		case <-giveUp.C:
 			return nil, veto(name, "look at the drive: nvme list; dmesg",
-				"it could not be checked in %v: %v", t.Limit.Settle, err), nil
+				"it could not be checked in %v: %v", limit, err), nil
 		case <-ctx.Done():
 			return nil, Check{}, ctx.Err()
 		}

@@ -20,6 +20,10 @@ const qemuProgram = "qemu-system-x86_64"
 // kvm tells whether this process may use hardware virtualisation.
 func kvm() bool { return unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil }
 
+// KVM tells whether guests have hardware virtualisation; else QEMU emulates their
+// processors.
+func KVM() bool { return kvm() }
+
 // A wiring says how the guest's ports are reached.
 type wiring struct {
 	console, agent, qmp string // character devices, as -chardev describes them behind the id

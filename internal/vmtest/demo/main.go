@@ -89,7 +89,11 @@ func boot(ctx context.Context, out io.Writer, k vmtest.Kernel, dir string) (*vmt
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(out, "It is up after %.1f s; nvme is loaded.\n", guest.BootTime().Seconds())
+	fmt.Fprintf(out, "It is up after %.1f s; nvme is loaded.", guest.BootTime().Seconds())
+	if !vmtest.KVM() {
+		fmt.Fprint(out, " Its processor is emulated, so all takes many times as long as on a real one.")
+	}
+	fmt.Fprintln(out)
 	return guest, nil
 }
 
@@ -113,7 +117,11 @@ func (s *show) run(ctx context.Context) error {
 	if err := s.command(ctx, "vfio-hotplug status", program, "status"); err != nil {
 		failed = append(failed, err)
 	}
-	return errors.Join(failed...)
+	if err := errors.Join(failed...); err != nil {
+		return err
+	}
+	fmt.Fprintf(s.out, "\nAs it should be: %d drives on vfio-pci, and the one that no rule names with nvme.\n", lastBay-firstBay+1)
+	return nil
 }
 
 func (s *show) start(ctx context.Context) error {
