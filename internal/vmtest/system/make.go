@@ -169,6 +169,8 @@ func pour(ctx context.Context, archive, image string, out io.Writer) error {
 	cmd := exec.CommandContext(ctx, "fakeroot", "sh", "-ec", `
 		mkdir "$2"
 		tar --extract --file="$1" --directory="$2" --same-permissions --same-owner --numeric-owner
+		# Fakeroot lets its user read a file of mode 0 only when chmod has made it so.
+		find "$2" -type f -perm 0 -exec chmod 0 {} +
 		"$3" -q -t ext4 -L root -d "$2" "$4" "$5"
 		rm -r "$2"
 	`, "pour", archive, tree, kernel.Program("mke2fs"), image, imageSize)
