@@ -107,7 +107,7 @@ func TestNamesOfADependsField(t *testing.T) {
 func TestTheReasonOfAComplaint(t *testing.T) {
 	for complaint, want := range map[string]string{
 		"W: Failed to fetch x  404\nE: Some index files failed to download.\n": "W: Failed to fetch x  404",
-		"W: something\nE: Unable to locate package x\n":                         "E: Unable to locate package x",
+		"W: something\nE: Unable to locate package x\n":                        "E: Unable to locate package x",
 		"": "",
 	} {
 		if got := reason(complaint); got != want {
