@@ -39,17 +39,24 @@ func Make(ctx context.Context, cacheDir string, spec Spec, out io.Writer) (Syste
 	if err != nil {
 		return System{}, fmt.Errorf("system %s: %w", spec, err)
 	}
-	if err := spec.forgetOthers(dir); err != nil {
+	if err := spec.forgetOthers(dir, time.Now()); err != nil {
 		return System{}, err
 	}
 	return Find(cacheDir, spec)
 }
 
-// forgetOthers removes what was made for the same name of other parts.
-func (s Spec) forgetOthers(dir string) error {
+// unused is how long a system is kept that nobody has asked for.
+const unused = 7 * 24 * time.Hour
+
+// forgetOthers notes that a system is used, and removes those of the same name
+// and other parts that have not been for long.
+func (s Spec) forgetOthers(dir string, now time.Time) error {
+	if err := os.Chtimes(dir, now, now); err != nil {
+		return err
+	}
 	others, err := filepath.Glob(filepath.Join(filepath.Dir(dir), s.prefix()+"*"))
 	for _, other := range others {
-		if !strings.HasPrefix(other, dir) && !strings.HasSuffix(other, ".lock") && !strings.HasSuffix(other, ".unfinished") {
+		if info, statErr := os.Stat(other); statErr == nil && info.IsDir() && now.Sub(info.ModTime()) > unused {
 			err = errors.Join(err, os.RemoveAll(other))
 		}
 	}
@@ -162,6 +169,8 @@ func pour(ctx context.Context, archive, image string, out io.Writer) error {
 	cmd := exec.CommandContext(ctx, "fakeroot", "sh", "-ec", `
 		mkdir "$2"
 		tar --extract --file="$1" --directory="$2" --same-permissions --same-owner --numeric-owner
+		# Fakeroot lets its user read a file of mode 0 only when chmod has made it so.
+		find "$2" -type f -perm 0 -exec chmod 0 {} +
 		"$3" -q -t ext4 -L root -d "$2" "$4" "$5"
 		rm -r "$2"
 	`, "pour", archive, tree, kernel.Program("mke2fs"), image, imageSize)
