@@ -60,8 +60,22 @@ func (f FS) HasDriver(name string) (bool, error) {
 	return true, d.Close()
 }
 
-// Open opens the function that is at an address now. The caller closes it.
+// Open opens the function that is at an address now. The caller closes it. An
+// error is Gone only where the bus lists no device there: much is forgotten, and
+// nothing put back, of a device that has gone.
 func (f FS) Open(a pci.Address) (*Device, error) {
+	d, err := f.open(a)
+	if !Gone(err) || !f.listed(a) {
+		return d, err
+	}
+	// It came just now, or the answer was wrong.
+	if d, err = f.open(a); Gone(err) {
+		return nil, fmt.Errorf("%s is listed, and cannot be opened: %v", a, err)
+	}
+	return d, err
+}
+
+func (f FS) open(a pci.Address) (*Device, error) {
 	dir, err := f.root.Open(devicePath(a))
 	if err != nil {
 		return nil, err
@@ -72,6 +86,12 @@ func (f FS) Open(a pci.Address) (*Device, error) {
 		return nil, err
 	}
 	return &Device{fs: f, dir: dir, address: a, identity: id}, nil
+}
+
+// listed reports whether the bus lists a device at an address, or may.
+func (f FS) listed(a pci.Address) bool {
+	devices, err := f.Devices()
+	return err != nil || slices.Contains(devices, a)
 }
 
 // Device is a handle on one PCI function, from its plugging to its removal.
@@ -99,16 +119,12 @@ func (d *Device) Close() error { return d.dir.Close() }
 // Present says whether the address still leads to this device: nil, a Gone
 // error, or ErrReplaced.
 func (d *Device) Present() error {
-	now, err := d.fs.root.Open(devicePath(d.address))
+	now, err := d.fs.Open(d.address)
 	if err != nil {
 		return err
 	}
 	defer now.Close()
-	id, err := now.Identity()
-	if err != nil {
-		return err
-	}
-	if id != d.identity {
+	if now.identity != d.identity {
 		return fmt.Errorf("%s: %w", d.address, ErrReplaced)
 	}
 	return nil
@@ -130,8 +146,19 @@ func (d *Device) Override() (string, error) {
 
 // Read reads the device: always its IDs and driver, and of the rest what is
 // wanted. A fact that the kernel does not offer for this device has its zero
-// value (or NoGroup, NoNode); it is not an error.
+// value (or NoGroup, NoNode); it is not an error. An error is Gone only if the
+// device is.
 func (d *Device) Read(want pci.Facts) (pci.Device, error) {
+	dev, err := d.read(want)
+	if Gone(err) {
+		if d.Present() == nil {
+			err = fmt.Errorf("%v, though the device is there", err)
+		}
+	}
+	return dev, err
+}
+
+func (d *Device) read(want pci.Facts) (pci.Device, error) {
 	dev := pci.Device{Address: d.address, IOMMUGroup: pci.NoGroup, NUMANode: pci.NoNode, VMD: d.address.Domain > 0xffff}
 	ids, err := d.ids()
 	if err != nil {
@@ -145,15 +172,16 @@ func (d *Device) Read(want pci.Facts) (pci.Device, error) {
 		if !want.Has(fact.bit) {
 			continue
 		}
-		if err := fact.read(d, &dev); err != nil && !Gone(err) {
+		if err := fact.read(d, &dev); err != nil {
 			return dev, err
 		}
 	}
-	// A directory that vanished between two reads answered "no such fact".
+	// A directory that vanished between two reads answered "no such link".
 	return dev, d.Present()
 }
 
-// facts says how each fact is read. A Gone error means "has none".
+// facts says how each fact is read. What every device has and this one does not
+// is an error: a rule that says leave must not be passed over for it.
 var facts = [...]struct {
 	bit  pci.Facts
 	read func(*Device, *pci.Device) error
@@ -166,7 +194,13 @@ var facts = [...]struct {
 		return d.number(&dev.IOMMUGroup, func() (string, error) { return d.link("iommu_group") })
 	}},
 	{pci.FactNUMA, func(d *Device, dev *pci.Device) error {
-		return d.number(&dev.NUMANode, func() (string, error) { return d.attribute("numa_node") })
+		return d.number(&dev.NUMANode, func() (string, error) {
+			text, err := d.attribute("numa_node")
+			if errors.Is(err, fs.ErrNotExist) { // without CONFIG_NUMA
+				return "", nil
+			}
+			return text, err
+		})
 	}},
 	{pci.FactSlot, func(d *Device, dev *pci.Device) (err error) {
 		dev.Slot, err = d.fs.Slot(d.address)
@@ -187,6 +221,9 @@ var facts = [...]struct {
 	}},
 	{pci.FactDSN, func(d *Device, dev *pci.Device) error {
 		config, err := d.dir.Read("config")
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		dev.DSN = serialNumber(config)
 		return err
 	}},
@@ -307,17 +344,18 @@ func (d *Device) upstream() ([]pci.Address, error) {
 // Slot gives the name of the slot that an address sits in, "" for none.
 // Where several slots have one address, it is the first in order of name.
 func (f FS) Slot(a pci.Address) (string, error) {
-	names, err := f.root.List("bus/pci/slots")
+	names, err := f.slots()
 	if err != nil {
 		return "", err
 	}
-	slices.Sort(names)
 	wide := fmt.Sprintf("%04x:%02x", a.Domain, a.Bus)
 	narrow := fmt.Sprintf("%s:%02x", wide, a.Device)
 	for _, name := range names {
 		place, err := f.root.Read("bus/pci/slots/" + name + "/address")
 		if Gone(err) {
-			continue
+			if names, listErr := f.slots(); listErr == nil && !slices.Contains(names, name) {
+				continue
+			}
 		}
 		if err != nil {
 			return "", err
@@ -327,6 +365,19 @@ func (f FS) Slot(a pci.Address) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// slots lists the slots, in order; none where there is no such directory, which
+// the kernel always makes (drivers/pci/slot.c, pci_slot_init).
+func (f FS) slots() ([]string, error) {
+	names, err := f.root.List("bus/pci/slots")
+	if Gone(err) {
+		if bus, listErr := f.root.List("bus/pci"); listErr == nil && !slices.Contains(bus, "slots") {
+			return nil, nil
+		}
+	}
+	slices.Sort(names)
+	return names, err
 }
 
 // serialNumber finds the Device Serial Number in config space: extended

@@ -3,6 +3,7 @@ package sysfstest
 import (
 	"context"
 	"errors"
+	"path"
 	"strings"
 	"syscall"
 	"testing"
@@ -43,7 +44,7 @@ func vfioStatements() []statement {
 				t.Errorf("vfio groups are %v, want none", names)
 			}
 		}},
-		{"an unbind waits for who holds the device, its driver link gone", func(t *testing.T, c contract, d *sysfs.Device) {
+		{"an unbind waits for who holds the device, its driver link gone, its group there", func(t *testing.T, c contract, d *sysfs.Device) {
 			c.move(t, d, "vfio-pci")
 			release, err := c.lab.Hold(d.Address())
 			must(t, err)
@@ -52,8 +53,18 @@ func vfioStatements() []statement {
 			wantDriver(t, d, "")
 			must(t, d.Probe())
 			wantDriver(t, d, "")
+			_, err = d.Dir().List("vfio-dev")
+			if gone := sysfs.Gone(err); gone != c.atLeast(6, 6) {
+				t.Errorf("vfio-dev: %v, want it gone from Linux 6.6 on", err)
+			}
+			group, err := d.Dir().Readlink("iommu_group")
+			must(t, err)
+			_, err = c.lab.Root().Readlink("class/vfio/" + path.Base(group))
+			must(t, err)
+			wantEnabled(t, d, "1")
 			release()
 			c.await(t, "unbind", d.Address())
+			wantEnabled(t, d, "0")
 		}},
 		{"driver_override waits for a hanging unbind before 6.12, and never from 7.0 on", func(t *testing.T, c contract, d *sysfs.Device) {
 			c.move(t, d, "vfio-pci")
@@ -137,5 +148,15 @@ func noIOMMUStatements() []statement {
 			must(t, d.Probe())
 			wantDriver(t, d, "")
 		}},
+	}
+}
+
+// wantEnabled checks how many have enabled a device.
+func wantEnabled(t *testing.T, d *sysfs.Device, want string) {
+	t.Helper()
+	count, err := d.Dir().Read("enable")
+	must(t, err)
+	if got := strings.TrimSpace(count); got != want {
+		t.Errorf("it is enabled %s times, want %s", got, want)
 	}
 }

@@ -29,6 +29,7 @@ type device struct {
 	override string
 	touched  []string // drivers whose probe ran, in order
 	holder   *Holder
+	before   []func() // takes away what goes before the driver waits for a holder
 	undo     []func() // takes away what the driver made, last first
 
 	controller *node // what nvme made
@@ -95,6 +96,7 @@ func (d *device) plant() {
 	d.dir.file("config", attribute{show: d.showConfig})
 	d.dir.file("uevent", attribute{show: d.showUevent, store: d.synthesize})
 	d.dir.file("driver_override", attribute{show: d.showOverride, store: d.setOverride})
+	d.dir.file("enable", attribute{show: d.showEnable})
 	d.dir.link("subsystem", d.k.root.mkdir("bus/pci"))
 	if d.drive.DSN != 0 && d.k.options.Release >= Linux619 {
 		d.dir.file("serial_number", text(serialNumber(d.drive.DSN)+"\n"))
@@ -123,6 +125,17 @@ func (d *device) showConfig() (string, error) {
 		config = config[:64]
 	}
 	return config, nil
+}
+
+// showEnable counts who has enabled the device: a driver that drives it, or a
+// program that has it open through vfio.
+func (d *device) showEnable() (string, error) {
+	d.k.mu.Lock()
+	defer d.k.mu.Unlock()
+	if d.holder != nil || d.driver != nil && d.driver.DMA {
+		return "1\n", nil
+	}
+	return "0\n", nil
 }
 
 func (d *device) showUevent() (string, error) {

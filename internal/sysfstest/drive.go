@@ -53,9 +53,13 @@ type Bay struct {
 	// domain is a VMD controller.
 	Above []pci.Address
 
-	// Group is the number of its IOMMU group; 0 is a group of its own, and
-	// pci.NoGroup none.
+	// Group is the number of its IOMMU group; 0 is the one that it has from its
+	// place, and pci.NoGroup none.
 	Group int
+
+	// NoACS: the innermost bridge above does not keep apart what is behind it, so
+	// that all of that, and the bridge, is one group.
+	NoACS bool
 
 	// NUMANode is its node; pci.NoNode where the firmware does not tell.
 	NUMANode int

@@ -271,6 +271,9 @@ func (k *Kernel) release(dev *device) {
 	k.unlink(dev)
 	k.mu.Unlock()
 	k.pause(Releasing, d.Name, dev)
+	k.mu.Lock()
+	dev.goFirst()
+	k.mu.Unlock()
 	k.awaitHolder(dev)
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -279,7 +282,16 @@ func (k *Kernel) release(dev *device) {
 	dev.emit("unbind", nil)
 }
 
+// goFirst takes away what goes before the driver waits for a holder.
+func (d *device) goFirst() {
+	for _, undo := range d.before {
+		undo()
+	}
+	d.before = nil
+}
+
 func (d *device) undoAll() {
+	d.goFirst()
 	for _, undo := range slices.Backward(d.undo) {
 		undo()
 	}

@@ -83,6 +83,15 @@ func (k *Kernel) Writes() []Write {
 	return slices.Clip(writes)
 }
 
+// Forget drops the writes that have ended from what Writes gives, for a test
+// that makes very many.
+func (k *Kernel) Forget() {
+	k.watch.mu.Lock()
+	defer k.watch.mu.Unlock()
+	k.watch.writes = slices.DeleteFunc(k.watch.writes, func(w *Write) bool { return w.Ended })
+	k.watch.writes = slices.Clone(k.watch.writes)
+}
+
 // around carries out act, with the watchers' say before and after.
 func (w *watch) around(op Op, act func() error) error {
 	w.mu.Lock()

@@ -24,7 +24,7 @@ func (k *Kernel) joinGroup(d *device) {
 	case k.options.NoIOMMU || n == pci.NoGroup:
 		return
 	case n == 0:
-		n = k.freeGroup()
+		n = k.placeGroup(d)
 	}
 	g := k.groups[n]
 	if g == nil {
@@ -37,6 +37,26 @@ func (k *Kernel) joinGroup(d *device) {
 	g.dir.children["devices"].link(d.address.String(), d.dir)
 	d.group = g
 	d.dir.link("iommu_group", g.dir)
+}
+
+// placeGroup gives the group that a device has from its place, as
+// pci_device_group (drivers/iommu/iommu.c): that of the bridge above, if that
+// has no ACS; that of another function of the same device, which has no ACS
+// either; or a new one.
+func (k *Kernel) placeGroup(d *device) int {
+	same := func(other *device) bool {
+		a, b := d.address, other.address
+		a.Function, b.Function = 0, 0
+		return a == b && d.physfn == nil && other.physfn == nil
+	}
+	above := d.bay.Above
+	for _, other := range k.devices {
+		behind := d.bay.NoACS && len(above) > 0 && other.address == above[len(above)-1]
+		if other != d && other.group != nil && (behind || same(other)) {
+			return other.group.number
+		}
+	}
+	return k.freeGroup()
 }
 
 // freeGroup gives the lowest number that no group has and no bay asks for.

@@ -193,6 +193,15 @@ func (k *Kernel) Present() []pci.Address {
 	return all
 }
 
+// Added reports whether the kernel has finished adding what is at an address:
+// drivers may match it. It stands for an entry below /proc/bus/pci.
+func (k *Kernel) Added(a pci.Address) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	d := k.at(a)
+	return d != nil && d.matching
+}
+
 // Touched gives the drivers whose probe has run on the device that is, or was
 // last, at an address: in order, and also those that failed.
 func (k *Kernel) Touched(a pci.Address) []string {

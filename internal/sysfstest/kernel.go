@@ -37,6 +37,10 @@ func (r Release) overrideLocks() bool { return r < Linux73 && r != Linux612 }
 // wholeInProbe: nvme's block devices are there before its bind event.
 func (r Release) wholeInProbe() bool { return r >= Linux612 }
 
+// vfioGoesFirst: an unbind takes the vfio device away before it waits for who
+// holds it; that is so since Linux 6.6.
+func (r Release) vfioGoesFirst() bool { return r >= Linux612 }
+
 // syncFirst: a hot-added device is offered to the synchronous drivers first.
 func (r Release) syncFirst() bool { return r >= Linux617 }
 

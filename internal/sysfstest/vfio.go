@@ -45,11 +45,16 @@ func makeVFIO(d *device) {
 		dev.file("dev", text(fmt.Sprintf("511:%d\n", n)))
 	}
 	dev.link("device", d.dir)
-	d.undo = append(d.undo, func() {
+	gone := func() {
 		remove()
 		d.dir.remove("vfio-dev")
 		k.freeNumber("vfio-dev", n)
-	})
+	}
+	if k.options.Release.vfioGoesFirst() {
+		d.before = append(d.before, gone)
+	} else {
+		d.undo = append(d.undo, gone)
+	}
 }
 
 // devnode is what an event says about a character or block device.
