@@ -194,3 +194,41 @@ func TestTheNode(t *testing.T) {
 		})
 	}
 }
+
+func TestTheShapeOfAGroup(t *testing.T) {
+	port, bridge, vmd := pci.Address{Device: 1}, pci.Address{Bus: 1}, pci.Address{Device: 0x0e}
+	member := func(a pci.Address) Member { return Member{Name: a.String(), PCI: true, Address: a} }
+	behind := pci.Address{Bus: 2}
+	child := pci.Address{Domain: 0x10000, Bus: 1}
+	for _, c := range []struct {
+		name    string
+		members []Member
+		device  pci.Device
+		want    string // a part of it, "" for nothing at all
+		vmd     bool
+	}{
+		{"alone", []Member{member(behind)}, pci.Device{Address: behind, Upstream: []pci.Address{port, bridge}}, "", false},
+		{"the outermost bridge", []Member{member(port), member(bridge), member(behind)},
+			pci.Device{Address: behind, Upstream: []pci.Address{port, bridge}}, "bridge 0000:00:01.0 does not", false},
+		{"the inner bridge", []Member{member(bridge), member(behind)},
+			pci.Device{Address: behind, Upstream: []pci.Address{port, bridge}}, "bridge 0000:01:00.0 does not", false},
+		{"functions", []Member{member(behind), member(pci.Address{Bus: 2, Function: 3})},
+			pci.Device{Address: behind, Upstream: []pci.Address{port, bridge}}, "functions of one device", false},
+		{"VMD", []Member{member(vmd), member(child)},
+			pci.Device{Address: child, VMD: true, Upstream: []pci.Address{vmd, {Domain: 0x10000}}}, "VMD controller 0000:00:0e.0", true},
+		{"VMD in another group", []Member{member(child), member(pci.Address{Domain: 0x10000, Bus: 2})},
+			pci.Device{Address: child, VMD: true, Upstream: []pci.Address{vmd}}, "", false},
+		{"not shown", []Member{member(behind), member(pci.Address{Bus: 9})},
+			pci.Device{Address: behind, Upstream: []pci.Address{port, bridge}}, "", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := Group{Members: c.members}
+			if got := g.Shape(c.device); !strings.Contains(got, c.want) || c.want == "" && got != "" {
+				t.Errorf("shape %q, want %q", got, c.want)
+			}
+			if got := g.VMD(c.device); got != c.vmd {
+				t.Errorf("VMD %v, want %v", got, c.vmd)
+			}
+		})
+	}
+}

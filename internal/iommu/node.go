@@ -49,6 +49,35 @@ func ReadNode(device sysfs.Dir, dev string) (node Node, ok bool, err error) {
 	return node, true, wrap(err)
 }
 
+// ReadNodes gives every node that leads to a device and is there: beside that
+// of ReadNode, where the kernel makes both, the one for the single device.
+// Whoever holds any of them keeps the driver.
+func ReadNodes(device sysfs.Dir, dev string) ([]string, error) {
+	node, ok, err := ReadNode(device, dev)
+	if err != nil || !ok {
+		return nil, err
+	}
+	vfio, err := vfioDevice(device)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	nodes := []Node{node}
+	if single := filepath.Join(dev, "vfio", "devices", vfio); vfio != "" && single != node.Path {
+		other, err := look(single)
+		if err != nil {
+			return nil, wrap(err)
+		}
+		nodes = append(nodes, other)
+	}
+	var there []string
+	for _, n := range nodes {
+		if n.Exists {
+			there = append(there, n.Path)
+		}
+	}
+	return there, nil
+}
+
 func vfioNode(device sysfs.Dir, dev, vfio string) (Node, error) {
 	group, err := link(device, "iommu_group")
 	if err != nil {
