@@ -3,6 +3,7 @@ package ledger
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -85,6 +86,9 @@ func readAll[R record](l *Ledger, folder string) ([]R, error) {
 // aside what is not a device's file.
 func (l *Ledger) list(folder string) ([]pci.Address, []error) {
 	entries, err := os.ReadDir(filepath.Join(l.dir, folder))
+	if l.only && errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, []error{fmt.Errorf("read ledger: %w", err)}
 	}

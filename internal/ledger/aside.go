@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +26,30 @@ func (e *FileError) Error() string {
 }
 
 func (e *FileError) Unwrap() error { return e.Err }
+
+// SetAside is a file that could not be believed, and the device that it was about.
+type SetAside struct {
+	Address pci.Address
+	File    string
+}
+
+// Aside lists the entries of devices that were set aside since the boot, and that
+// nobody has removed.
+func (l *Ledger) Aside() ([]SetAside, error) {
+	files, err := filepath.Glob(filepath.Join(l.dir, aside, devices+".*"))
+	if err != nil {
+		return nil, err
+	}
+	var all []SetAside
+	for _, file := range files {
+		name := strings.TrimPrefix(filepath.Base(file), devices+".")
+		name, _, _ = strings.Cut(name, ".json")
+		if a, err := pci.ParseAddress(name); err == nil {
+			all = append(all, SetAside{a, file})
+		}
+	}
+	return all, nil
+}
 
 // quarantine sets the file of a device aside if it cannot be believed. It does
 // so under the device's lock and after a second look, because the owner may
@@ -48,6 +73,9 @@ func quarantine[R record](l *Ledger, folder string, a pci.Address, fault error) 
 
 // setAside moves a file below aside/, under the first name that is free.
 func (l *Ledger) setAside(folder string, bad *FileError) error {
+	if l.only {
+		return bad
+	}
 	const most = 100
 	for n := range most {
 		to := filepath.Join(l.dir, aside, fmt.Sprintf("%s.%s.%d", folder, filepath.Base(bad.File), n))

@@ -29,6 +29,9 @@ type Entry struct {
 	Latency  time.Duration `json:"latency_ns,omitempty"`
 	At       time.Time     `json:"at"`
 	Stage    Stage         `json:"stage"`
+	// With are the others that are taken together with it, all or none; only
+	// while that is under way.
+	With []pci.Address `json:"with,omitempty"`
 }
 
 // Before is what a device had before our first change, and what a release puts

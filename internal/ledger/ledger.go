@@ -41,9 +41,12 @@ type Ledger struct {
 	only bool
 }
 
-// Reader gives a ledger that is only read: one that is not there is empty, and
-// its locks are for those who may write.
+// Reader gives a ledger that is only read: nothing is made or moved in it, one
+// that is not there is empty, and its locks are for those who may write.
 func Reader(dir, proc string) *Ledger {
+	if real, err := realPath(dir); err == nil {
+		dir = real
+	}
 	return &Ledger{dir: dir, proc: proc, files: kernelFiles{}, only: true}
 }
 
@@ -65,15 +68,20 @@ func Open(dir, proc string) (*Ledger, error) {
 			return nil, fmt.Errorf("open ledger: others can write to %s (mode %04o): chmod go-w it, or remove it", d, info.Mode().Perm())
 		}
 	}
-	// The kernel names an open file by its real path (see holder).
-	real, err := filepath.EvalSymlinks(dir)
-	if err == nil {
-		real, err = filepath.Abs(real)
-	}
+	real, err := realPath(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open ledger: %w", err)
 	}
 	return &Ledger{dir: real, proc: proc, files: kernelFiles{}}, nil
+}
+
+// realPath is how the kernel names an open file in a directory (see holder).
+func realPath(dir string) (string, error) {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(real)
 }
 
 const (

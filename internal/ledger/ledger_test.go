@@ -44,7 +44,7 @@ func TestTheLastPutCountsAndDeleteRemovesIt(t *testing.T) {
 	l := open(t)
 	must(t, l.Put(small))
 	must(t, l.Put(large))
-	if got, _, err := l.Get(bay1); err != nil || got != large {
+	if got, _, err := l.Get(bay1); err != nil || !cmp.Equal(got, large) {
 		t.Errorf("Get after two Puts: stage %q, error %v; want stage %q", got.Stage, err, large.Stage)
 	}
 	must(t, l.Delete(bay1))
@@ -153,7 +153,7 @@ func TestWithoutPermissionEveryCallSaysSo(t *testing.T) {
 		}
 	})
 	must(t, os.Chmod(l.dir, 0o755))
-	if got, _, err := l.Get(bay1); err != nil || got != small {
+	if got, _, err := l.Get(bay1); err != nil || !cmp.Equal(got, small) {
 		t.Errorf("the entry did not outlive it: %+v, error %v", got, err)
 	}
 }
@@ -222,7 +222,7 @@ func TestAKillAtAnyStepLeavesTheOldEntryOrTheNewOne(t *testing.T) {
 					t.Error(diff)
 				}
 				must(t, again.Put(small))
-				if got, _, err := again.Get(bay1); err != nil || got != small {
+				if got, _, err := again.Get(bay1); err != nil || !cmp.Equal(got, small) {
 					t.Errorf("the next Put did not work: %+v, error %v", got, err)
 				}
 			})
@@ -244,7 +244,7 @@ func TestARealKillLeavesAWholeEntry(t *testing.T) {
 		must(t, cmd.Process.Kill())
 		cmd.Wait()
 		got, found, err := l.Get(bay1)
-		if err != nil || !found || got != small && got != large {
+		if err != nil || !found || !cmp.Equal(got, small) && !cmp.Equal(got, large) {
 			t.Fatalf("round %d: found %v, stage %q, error %v", round, found, got.Stage, err)
 		}
 	}
@@ -283,7 +283,7 @@ func TestOneBadFileStopsNoOther(t *testing.T) {
 			must(t, os.WriteFile(bad, c.content, 0o600))
 
 			all, err := l.All()
-			if len(all) != 1 || all[0] != neighbour {
+			if len(all) != 1 || !cmp.Equal(all[0], neighbour) {
 				t.Errorf("All gave %+v, want the neighbour alone", all)
 			}
 			fault, ok := errors.AsType[*FileError](err)

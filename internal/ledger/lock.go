@@ -51,10 +51,39 @@ type Lock struct {
 func (l *Ledger) Lock(a pci.Address) (*Lock, error) {
 	lock, err := l.try(a)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		pid, command := holder(l.proc, l.lockFile(a))
-		return nil, &LockedError{Address: a, PID: pid, Command: command}
+		return nil, l.locked(a)
 	}
 	return lock, err
+}
+
+// Reading keeps others from a device while somebody reads it, until unlock is
+// called, or says at once that somebody is at work on it:
+// errors.Is(err, ErrLocked). It makes and writes no file: where there is none to
+// lock, nobody has begun anything on the device since the boot. Those who read
+// do not keep one another out.
+func (l *Ledger) Reading(a pci.Address) (unlock func() error, err error) {
+	file, err := os.Open(l.lockFile(a))
+	if errors.Is(err, fs.ErrNotExist) {
+		return func() error { return nil }, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", a, err)
+	}
+	err = flock(file, unix.LOCK_SH)
+	if err == nil {
+		return (&Lock{file: file}).Unlock, nil
+	}
+	file.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, l.locked(a)
+	}
+	return nil, fmt.Errorf("lock %s: %w", a, err)
+}
+
+// locked names who has the lock of a device.
+func (l *Ledger) locked(a pci.Address) *LockedError {
+	pid, command := holder(l.proc, l.lockFile(a))
+	return &LockedError{Address: a, PID: pid, Command: command}
 }
 
 // LockWait takes the lock of a device, waiting for whoever has it until ctx
@@ -74,8 +103,7 @@ func (l *Ledger) LockWait(ctx context.Context, a pci.Address) (*Lock, error) {
 		select {
 		case <-time.After(min(time.Millisecond+time.Since(began)/8, time.Second)):
 		case <-ctx.Done():
-			pid, command := holder(l.proc, l.lockFile(a))
-			return nil, fmt.Errorf("%w: %w", &LockedError{Address: a, PID: pid, Command: command}, ctx.Err())
+			return nil, fmt.Errorf("%w: %w", l.locked(a), ctx.Err())
 		}
 	}
 }
@@ -115,7 +143,7 @@ func (l *Ledger) try(a pci.Address) (*Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", a, err)
 	}
-	if err := flock(file); err != nil {
+	if err := flock(file, unix.LOCK_EX); err != nil {
 		file.Close()
 		return nil, fmt.Errorf("lock %s: %w", a, err)
 	}
@@ -128,9 +156,9 @@ func (l *Ledger) try(a pci.Address) (*Lock, error) {
 	return &Lock{file: file}, nil
 }
 
-func flock(file *os.File) error {
+func flock(file *os.File, how int) error {
 	for {
-		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(int(file.Fd()), how|unix.LOCK_NB)
 		if err != unix.EINTR {
 			return err
 		}
