@@ -17,8 +17,9 @@ const configfs = "kernel/config"
 // export is a device that the kernel gives to other machines, or would once
 // somebody says so.
 type export struct {
-	kind Kind // Export, or Named where it is switched off
-	name string
+	kind  Kind // Export, or Named where it is switched off
+	name  string
+	where string // its directory, below sysfs
 }
 
 // addExports notes what the kernel's NVMe and SCSI targets have of which
@@ -95,7 +96,7 @@ func (l *look) addBackstore(u users, where, name string) error {
 	}
 	if m := infoNumber.FindStringSubmatch(info); m != nil {
 		n, err := parseNumber(m[1] + ":" + m[2])
-		u.exports[device{number: n}] = append(u.exports[device{number: n}], export{Export, name})
+		u.exports[device{number: n}] = append(u.exports[device{number: n}], export{Export, name, where})
 		return err
 	}
 	if m := infoFile.FindStringSubmatch(info); m != nil {
@@ -123,9 +124,9 @@ func (l *look) addExport(u users, where, node, name string) error {
 	if err != nil {
 		return err
 	}
-	e := export{Export, name}
+	e := export{Export, name, where}
 	if enable == "0" {
-		e = export{Named, name + " (off)"}
+		e = export{Named, name + " (off)", where}
 	}
 	d, err := l.Finder.device(node)
 	switch {

@@ -39,9 +39,16 @@ func Holders(proc, node string) ([]Process, error) {
 		}
 	}
 	if len(holders) == 0 && closed > 0 {
-		return nil, fmt.Errorf("look into %d processes: %w", closed, fs.ErrPermission)
+		return nil, fmt.Errorf("look into %s: %w", processCount(closed), fs.ErrPermission)
 	}
 	return holders, nil
+}
+
+func processCount(n int) string {
+	if n == 1 {
+		return "1 process"
+	}
+	return fmt.Sprintf("%d processes", n)
 }
 
 // hasOpen asks for the file behind a descriptor only where the name fits, since
@@ -55,6 +62,9 @@ func hasOpen(fds string, want os.FileInfo) (bool, error) {
 	for _, entry := range entries {
 		name := filepath.Join(fds, entry.Name())
 		target, err := os.Readlink(name)
+		if errors.Is(err, fs.ErrPermission) {
+			return false, err
+		}
 		if err != nil || path.Base(target) != want.Name() {
 			continue
 		}

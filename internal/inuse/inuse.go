@@ -11,14 +11,15 @@
 // What is not seen so far:
 //   - what opens a node inside the kernel without a claim, other than loop, nvmet
 //     and LIO: a USB gadget, RNBD;
-//   - drives that are named elsewhere than in fstab, crypttab and the kernel's
-//     command line: in units of systemd, in a volume group of which another
-//     drive's part is active;
+//   - drives that are named elsewhere than in fstab, crypttab, units of systemd
+//     and the kernel's command line: in a volume group of which another drive's
+//     part is active;
 //   - the disks that a host adapter has yet to find beside those it has found;
 //   - a program without a descriptor to show: it mapped the node and closed it,
 //     registered it with io_uring, has it under way in a socket, or opened it in
 //     a thread that shares no descriptors with the first;
-//   - a program that opens the drive after the look, without claiming it.
+//   - what opens the drive after the last look, right before the unbind, without
+//     claiming it: a program, a loop device, an export.
 package inuse
 
 import (
@@ -63,6 +64,10 @@ type How struct {
 	// Exclusive keeps others from beginning to use the drive after the look,
 	// for as long as the Hold is open.
 	Exclusive bool
+	// Passive opens no node of the device, so that nobody is kept from it and
+	// nobody hears of a closing. It sees the uses that show: not what only a
+	// claim shows, nor what is on a drive. The rest does not count then.
+	Passive bool
 }
 
 // NotSettledError says that the driver is still bringing the device up, so
@@ -213,6 +218,9 @@ func (l *look) disks(ctx context.Context, disks []disk) (*Hold, error) {
 	hold := &Hold{}
 	busy := make([]bool, len(disks))
 	for i, d := range disks {
+		if l.Passive {
+			break
+		}
 		var err error
 		if busy[i], err = l.hold(hold, d); err != nil {
 			return hold, err
@@ -223,6 +231,7 @@ func (l *look) disks(ctx context.Context, disks []disk) (*Hold, error) {
 	}
 	users := l.users()
 	for _, c := range l.characters {
+		l.report.nodes = append(l.report.nodes, l.dev+"/"+c.name)
 		l.nodeUses(users, device{character: true, number: c.number}, []string{c.name})
 	}
 	for i, d := range disks {
@@ -233,6 +242,9 @@ func (l *look) disks(ctx context.Context, disks []disk) (*Hold, error) {
 		if busy[i] && len(l.report.Uses)+len(l.visits) == before {
 			l.claimed(ctx, users, d)
 		}
+	}
+	if l.Passive {
+		return hold, nil
 	}
 	if err := l.settled(); err != nil || l.report.Veto() {
 		return hold, err

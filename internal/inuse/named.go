@@ -20,7 +20,7 @@ var tables = [...]struct {
 	{"proc/cmdline", parseCommandLine},
 }
 
-// entries reads the tables. One that is not there names nothing.
+// entries reads the tables and systemd's units. One that is not there names nothing.
 func (l *look) entries(u users) []entry {
 	l.doing("the look for what is named in fstab and the like")
 	var all []entry
@@ -31,6 +31,7 @@ func (l *look) entries(u users) []entry {
 		}
 		all = append(all, table.parse(string(text))...)
 	}
+	all = append(all, l.unitEntries()...)
 	for i := range all {
 		l.find(u, &all[i])
 	}

@@ -96,6 +96,18 @@ func TestADriveThatSomebodyHasPutDownForUse(t *testing.T) {
 			says: "nvme0n1p2 → kernel command line: rd.md.uuid=9652fc43:a7ad46ed:9625bf62:c0ce1ddc"},
 		{name: "to open at boot", boot: "cryptdevice=PARTLABEL=other:x cryptdevice=/dev/nvme0n1p1:secret",
 			says: "nvme0n1p1 → kernel command line: cryptdevice=/dev/nvme0n1p1:secret"},
+		{name: "in a unit that mounts", make: func(m *machine) {
+			m.file("etc/systemd/system/srv.mount", "[Unit]\nDescription=Data\n[Mount]\nWhat=/dev/disk/by-uuid/"+uuid+"\nWhere=/srv\n")
+		}, says: "nvme0n1p2 → /etc/systemd/system/srv.mount: /dev/disk/by-uuid/" + uuid + " on /srv"},
+		{name: "in a unit that swaps", make: func(m *machine) {
+			m.file("usr/lib/systemd/system/dev-nvme0n1p1.swap", "[Swap]\nWhat=/dev/nvme0n1p1\n")
+		}, says: "nvme0n1p1 → /usr/lib/systemd/system/dev-nvme0n1p1.swap: /dev/nvme0n1p1 as swap"},
+		{name: "in a drop-in of a unit", make: func(m *machine) {
+			m.file("etc/systemd/system/srv.mount.d/what.conf", "[Mount]\nWhat=/dev/nvme0n1p1\n")
+		}, says: "nvme0n1p1 → /etc/systemd/system/srv.mount.d/what.conf: /dev/nvme0n1p1"},
+		{name: "in a unit that cannot be understood", make: func(m *machine) {
+			m.file("etc/systemd/system/srv.mount", "[Mount\n")
+		}, says: "what is named for use cannot be read: /etc/systemd/system/srv.mount: unable to find end of section"},
 
 		{name: "inside a volume group that is not active", fstab: "/dev/vg/data /srv ext4",
 			make: func(m *machine) { m.carries("nvme0n1p1", pv, raid) },
@@ -144,7 +156,12 @@ func TestADriveThatSomebodyHasPutDownForUse(t *testing.T) {
 
 func TestWhatDoesNotNameADrive(t *testing.T) {
 	for name, make := range map[string]func(*machine){
-		"another's node":               func(m *machine) { m.add("etc/fstab", "/dev/"+m.other("nvme9n1")+" /srv ext4\n") },
+		"another's node": func(m *machine) { m.add("etc/fstab", "/dev/"+m.other("nvme9n1")+" /srv ext4\n") },
+		"a unit of something else": func(m *machine) {
+			m.file("usr/lib/systemd/system/dev-hugepages.mount", "[Mount]\nWhat=hugetlbfs\nWhere=/dev/hugepages\nType=hugetlbfs\n")
+			m.file("etc/systemd/system/a.service", "[Service]\nWhat=/dev/nvme0n1p1\n")
+			m.link("etc/systemd/system/masked.mount", "/dev/null")
+		},
 		"another's UUID":               func(m *machine) { m.add("etc/fstab", "UUID=1234-ABCD /srv vfat\n") },
 		"a label that is its UUID":     func(m *machine) { m.add("etc/fstab", "LABEL="+uuid+" /srv ext4\n") },
 		"a label in other letters":     func(m *machine) { m.add("etc/fstab", `LABEL=My\040Data /srv ext4`+"\n") },

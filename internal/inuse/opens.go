@@ -50,7 +50,7 @@ func (l *look) opens() opens {
 		}
 	}
 	if closed > 0 {
-		l.report.doubt("be root", "what %d processes have open may not be seen: %v", closed, fs.ErrPermission)
+		l.report.doubt("be root", "what %s may have open cannot be seen: %v", processCount(closed), fs.ErrPermission)
 	}
 	return found
 }

@@ -102,11 +102,11 @@ func TestADriveThatAProgramHasOpenIsInUse(t *testing.T) {
 			m.holds(124, "b", "/b")
 			m.nodes.faults[m.path("proc/123/fd/7")] = syscall.EACCES
 			m.nodes.faults[m.path("proc/124/fd/7")] = syscall.EPERM
-		}, "what 2 processes have open may not be seen: permission denied", "be root"},
+		}, "what 2 processes may have open cannot be seen: permission denied", "be root"},
 		{"one that may not be looked at, another that may", func(m *machine) {
 			m.holds(123, "a", "/a", m.path("dev/nvme0n1"))
 			m.nodes.faults[m.path("proc/123/fd/7")] = syscall.EACCES
-		}, "nvme0n1 → a (process 123); what 1 processes have open may not be seen: permission denied", "stop that program"},
+		}, "nvme0n1 → a (process 123); what 1 process may have open cannot be seen: permission denied", "stop that program"},
 		{"a descriptor that cannot be looked at", func(m *machine) {
 			m.holds(123, "a", "/a")
 			m.nodes.faults[m.path("proc/123/fd/7")] = syscall.EIO
@@ -243,7 +243,7 @@ func TestTablesThatMayNotBeReadAreADoubt(t *testing.T) {
 	f, _ := m.finder()
 	l := &look{Finder: f}
 	unprivileged(func() { l.opens() })
-	if got := l.report.String(); got != "what 1 processes have open may not be seen: permission denied" {
+	if got := l.report.String(); got != "what 1 process may have open cannot be seen: permission denied" {
 		t.Errorf("report %q", got)
 	}
 }

@@ -143,6 +143,7 @@ func (l *look) userSpace() (bool, error) {
 		return false, err
 	}
 	for _, node := range open {
+		l.report.nodes = append(l.report.nodes, node)
 		holders, err := Holders(l.proc, node)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

@@ -188,7 +188,7 @@ func TestHoldersThatMayHideAreAnError(t *testing.T) {
 	defer os.Chmod(m.path("dev/closed"), 0o755)
 	unprivileged(func() {
 		_, err := Holders(m.path("proc"), m.path("dev/uio0"))
-		if !errors.Is(err, fs.ErrPermission) || err.Error() != "look into 1 processes: permission denied" {
+		if !errors.Is(err, fs.ErrPermission) || err.Error() != "look into 1 process: permission denied" {
 			t.Errorf("error %v, want permission denied", err)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -19,6 +20,9 @@ type Report struct {
 	Unchecked []string `json:"unchecked,omitempty"`
 
 	blank bool // signatures were looked for on every disk
+	// Where the end of a use may show: the device's own nodes, by a closing, and
+	// the directories of its exports.
+	nodes, exports []string
 }
 
 // Kind is what a device is used for.
@@ -112,6 +116,21 @@ type Doubt struct {
 
 // Veto reports whether the device must not be taken.
 func (r Report) Veto() bool { return len(r.Uses)+len(r.Signatures)+len(r.Doubts) > 0 }
+
+// Stacked reports whether other block devices are built on the device, or may
+// be. When one of them goes or changes, its users may have gone.
+func (r Report) Stacked() bool {
+	return r.has(func(u Use) bool { return u.Kind == Holder || u.Kind == Claim || len(u.Chain) > 2 })
+}
+
+// Claimed reports whether all that stands in the way is a claim that nothing
+// shows: its owner may be on the way out, as a file system is that has been
+// unmounted and still writes.
+func (r Report) Claimed() bool {
+	return len(r.Uses) > 0 && len(r.Signatures)+len(r.Doubts) == 0 && !r.has(func(u Use) bool { return u.Kind != Claim })
+}
+
+func (r Report) has(what func(Use) bool) bool { return slices.ContainsFunc(r.Uses, what) }
 
 // String gives the report in one line.
 func (r Report) String() string {

@@ -101,6 +101,8 @@ func luksSpec(value string) string {
 	return "UUID=" + id
 }
 
+const commandLine = "kernel command line"
+
 // parseCommandLine reads the kernel's.
 func parseCommandLine(line string) []entry {
 	var entries []entry
@@ -112,7 +114,7 @@ func parseCommandLine(line string) []entry {
 			continue
 		}
 		if s, ok := parseSpec(say(value)); ok {
-			entries = append(entries, entry{spec: s, place: "kernel command line", text: word})
+			entries = append(entries, entry{spec: s, place: commandLine, text: word})
 		}
 	}
 	return entries

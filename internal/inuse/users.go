@@ -169,11 +169,13 @@ func (f *Finder) device(path string) (device, error) {
 // diskUses notes every use of a disk and its partitions.
 func (l *look) diskUses(u users, d disk) error {
 	l.doing("the look for what is built on %s", d.name)
+	l.report.nodes = append(l.report.nodes, d.node(l.dev))
 	if err := l.blockUses(u, d.name, d.number, d.chain(d.name)); err != nil {
 		return err
 	}
 	parts, err := l.partitions(d.name)
 	for _, p := range parts {
+		l.report.nodes = append(l.report.nodes, p.node(l.dev))
 		// Its name says which disk it is of.
 		err = both(err, l.blockUses(u, p.name, p.number, d.chain(p.name)))
 	}
@@ -208,6 +210,7 @@ func (l *look) blockUses(u users, name string, n number, chain []string) error {
 func (l *look) nodeUses(u users, d device, chain []string) {
 	for _, e := range u.exports[d] {
 		l.report.use(e.kind, append(slices.Clone(chain), e.name)...)
+		l.report.exports = append(l.report.exports, filepath.Join(l.root, "sys", e.where))
 	}
 	l.openUses(u, d, chain)
 }
