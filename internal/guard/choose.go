@@ -58,7 +58,7 @@ func Choose(m Machine, wish Mode, r Rules) (Choice, error) {
 	case len(r.IDs) == 0 && !r.Others:
 		return Choice{Mode: Race, Why: "no rule of the policy wants one"}, nil
 	case wish == Auto && len(r.IDs) == 0:
-		return Choice{Mode: Race, Why: noID}, nil
+		return Choice{Mode: Race, Why: noID, Remedy: nameID}, nil
 	case wish == Auto:
 		return automatic(m, r.IDs), nil
 	}
@@ -71,6 +71,9 @@ func Choose(m Machine, wish Mode, r Rules) (Choice, error) {
 
 // noID is why IDs cannot guard a policy.
 const noID = "no rule names a class, vendor, device or subsystem, of which an ID could be made"
+
+// nameID is what allows it.
+const nameID = "add class = \"nvme\", or what fits, to the match of a rule"
 
 func automatic(m Machine, ids []ID) Choice {
 	inexact := m.inexact(ids)
@@ -119,7 +122,7 @@ func (m Machine) lacks(mode Mode, ids []ID) (why, remedy string) {
 		return "", ""
 	}
 	if len(ids) == 0 {
-		return noID, "add class = \"nvme\", or what fits, to the match of a rule"
+		return noID, nameID
 	}
 	for _, id := range ids {
 		driver := id.Driver
@@ -139,12 +142,15 @@ func (m Machine) loses(driver string, pattern pci.Pattern) (why, remedy string) 
 	if _, there := m.Registered[driver]; !there {
 		return driver + " is not loaded", "modprobe " + driver
 	}
-	if m.synchronousFirst() && m.async(driver) {
+	if m.synchronousFirst() && m.Async.Of(driver) {
 		return driver + " is made asynchronous by the kernel command line", "take driver_async_probe and async_probe from the kernel command line"
 	}
 	if rival := m.first(driver, m.rivals(pattern)); rival != "" {
-		return fmt.Sprintf("%s was registered after %s, which so comes first on this kernel", driver, rival),
-			fmt.Sprintf("have it loaded before %s: \"softdep %s pre: vfio-pci pci-stub\" in /etc/modprobe.d, update-initramfs -u, reboot", rival, rival)
+		why := fmt.Sprintf("%s was registered after %s, which so comes first on this kernel", driver, rival)
+		if m.Registered[rival] == 0 {
+			return why, rival + " is built in, so no order of modules helps: a kernel in which it is a module"
+		}
+		return why, fmt.Sprintf("have it loaded before %s: \"softdep %s pre: vfio-pci pci-stub\" in /etc/modprobe.d, update-initramfs -u, reboot", rival, rival)
 	}
 	return "", ""
 }

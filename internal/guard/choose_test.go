@@ -24,11 +24,13 @@ func TestChoose(t *testing.T) {
 	cards := Rules{IDs: []ID{{Pattern: pci.Pattern{Vendor: 0x8086, Device: pci.AnyID, SubVendor: pci.AnyID, SubDevice: pci.AnyID, Class: 0x020000, ClassMask: 0xff0000}, Driver: "vfio-pci", Exact: true}}}
 	none, others := Rules{}, Rules{Others: true}
 	async := machine(7, 3, "nvme", "vfio-pci", "pci-stub")
-	async.Async = []string{"vfio-pci"}
+	async.Async = parseAsync("driver_async_probe=vfio-pci")
 	vmd := machine(7, 3, "nvme", "vfio-pci", "pci-stub")
 	vmd.VMD = true
 	builtin := machine(6, 1, "vfio-pci")
 	builtin.Registered["nvme"], builtin.Registered[PCIStub] = 0, 0
+	allBuiltin := machine(6, 1)
+	allBuiltin.Registered["nvme"], allBuiltin.Registered["vfio-pci"], allBuiltin.Registered[PCIStub] = 0, 0, 0
 	for _, test := range []struct {
 		name    string
 		machine Machine
@@ -46,6 +48,8 @@ func TestChoose(t *testing.T) {
 		{"6.12, only pci-stub before nvme", machine(6, 12, "pci-stub", "nvme", "vfio-pci"), Auto, all, Stub, "vfio-pci was registered after nvme", "", ""},
 		{"6.1, nvme not loaded yet", machine(6, 1, "vfio-pci"), Auto, all, Claim, "", "", ""},
 		{"6.1, all built in but vfio-pci", builtin, Auto, all, Stub, "vfio-pci was registered after nvme", "", ""},
+		{"6.1, all built in", allBuiltin, Auto, all, Stub, "vfio-pci was registered after nvme", "", ""},
+		{"6.1, all built in, claim by name", allBuiltin, Claim, all, Race, "", "a kernel in which it is a module", "guard claim cannot hold here"},
 		{"7.3, any order", machine(7, 3, "nvme", "vfio-pci"), Auto, all, Claim, "", "", ""},
 		{"7.3, some are left, no pci-stub", machine(7, 3, "nvme", "vfio-pci"), Auto, some, Gate, "pci-stub is not loaded", "", ""},
 		{"6.18, some are left, no pci-stub", machine(6, 18, "nvme", "vfio-pci"), Auto, some, Race, "bay 12 is left", "modprobe pci-stub", ""},
@@ -57,7 +61,7 @@ func TestChoose(t *testing.T) {
 		{"VMD has the same IDs", vmd, Auto, all, Stub, "VMD", "", ""},
 		{"nothing to guard", machine(7, 3, "vfio-pci"), Auto, none, Race, "no rule of the policy wants one", "", ""},
 		{"nothing to guard, gate by name", machine(7, 3, "vfio-pci"), Gate, none, Race, "no rule of the policy wants one", "", ""},
-		{"only rules without an ID", machine(7, 3, "vfio-pci"), Auto, others, Race, "no rule names a class", "", ""},
+		{"only rules without an ID", machine(7, 3, "vfio-pci"), Auto, others, Race, "no rule names a class", "add class", ""},
 		{"only rules without an ID, claim by name", machine(7, 3, "vfio-pci"), Claim, others, Race, "", "add class", "guard claim cannot hold here: no rule names a class"},
 		{"only rules without an ID, stub by name", machine(7, 3, "pci-stub"), Stub, others, Race, "", "add class", "guard stub cannot hold here"},
 		{"only rules without an ID, gate by name", machine(7, 3, "vfio-pci"), Gate, others, Gate, `mode = "gate"`, "", ""},

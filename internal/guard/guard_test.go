@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -162,6 +163,9 @@ func TestAReloadedModuleIsArmedAgain(t *testing.T) {
 	h.must(h.arm(h.guard(), claim))
 	h.must(h.UnloadModule("vfio-pci"))
 	h.must(h.LoadModule("vfio-pci"))
+	if s, err := h.guard().State(); err != nil || len(s.Armed.IDs) != 0 || len(s.Was.IDs) != 1 {
+		t.Errorf("the state is %+v, %v: its ID went with the module", s, err)
+	}
 	h.must(h.arm(h.guard(), claim))
 	if n := h.ids("vfio-pci"); n != 1 {
 		t.Errorf("%d dynamic IDs, want 1", n)
@@ -260,22 +264,13 @@ func TestReadMachine(t *testing.T) {
 	proc := t.TempDir()
 	h := build(t)
 	h.must(os.WriteFile(filepath.Join(proc, "modules"), []byte(h.ProcModules()), 0o644))
-	for line, want := range map[string][]string{
-		"quiet":                             nil,
-		"driver_async_probe=vfio-pci,ahci":  {"vfio-pci", "ahci"},
-		"vfio_pci.async_probe x=1":          {"vfio-pci"},
-		"vfio_pci.async_probe=0":            nil,
-		"module.async_probe=1":              {"*"},
-		"module.async_probe=n nvme.x=async": nil,
-	} {
-		h.must(os.WriteFile(filepath.Join(proc, "cmdline"), []byte(line+"\n"), 0o644))
-		m, err := guard.ReadMachine(h.Root(), proc, "6.12.95+deb12-amd64")
-		if err != nil || !slices.Equal(m.Async, want) || m.Release != (guard.Release{Major: 6, Minor: 12}) {
-			t.Errorf("%s: got %+v, %v; want %q", line, m, err, want)
-		}
-		if m.Registered["vfio-pci"] >= m.Registered["nvme"] {
-			t.Errorf("the order is %v", m.Registered)
-		}
+	h.must(os.WriteFile(filepath.Join(proc, "cmdline"), []byte("quiet vfio-pci.async_probe\n"), 0o644))
+	m, err := guard.ReadMachine(h.Root(), proc, "6.12.95+deb12-amd64")
+	if err != nil || !m.Async.Of("vfio-pci") || m.Async.Of("nvme") || m.Release != (guard.Release{Major: 6, Minor: 12}) {
+		t.Errorf("got %+v, %v", m, err)
+	}
+	if m.Registered["vfio-pci"] >= m.Registered["nvme"] {
+		t.Errorf("the order is %v", m.Registered)
 	}
 }
 
@@ -314,6 +309,10 @@ func TestKilledBeforeTheNewID(t *testing.T) {
 		t.Fatal("it was not killed")
 	}
 	h.Fault(nil)
+	h.must(h.arm(h.guard(), claim))
+	if n := h.ids("vfio-pci"); n != 2 {
+		t.Errorf("%d IDs, want the other's and ours", n)
+	}
 	h.must(h.guard().Disarm(t.Context()))
 	if n := h.ids("vfio-pci"); n != 1 {
 		t.Errorf("%d IDs, want the other's", n)
@@ -395,4 +394,62 @@ func TestTheRecordTellsTheCatch(t *testing.T) {
 	check("disarmed", guard.Want{}, was)
 	h.must(h.guard().Settled(t.Context()))
 	check("settled", guard.Want{}, guard.Want{})
+}
+
+// TestTheNoteOfShields: armings that overlap add to it, each takes its own.
+func TestTheNoteOfShields(t *testing.T) {
+	h := build(t)
+	a, b := guard.Seat{Address: bay, Identity: 7}, guard.Seat{Address: bay, Identity: 8}
+	h.must(h.guard().Shield(t.Context(), []guard.Seat{a}))
+	h.must(h.guard().Shield(t.Context(), []guard.Seat{a, b}))
+	h.must(h.guard().Unshielded(t.Context(), []guard.Seat{b}))
+	if s, err := h.guard().State(); err != nil || !slices.Equal(s.Shielded, []guard.Seat{a}) {
+		t.Errorf("shielded are %v, %v; want %v", s.Shielded, err, a)
+	}
+}
+
+// TestOneAtATime: another process waits until an arming has ended.
+func TestOneAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t)
+		free := make(chan struct{})
+		h.After(func(op sysfstest.Op, _ error) {
+			if op.Kind == sysfstest.OpWrite && strings.HasSuffix(op.Path, "new_id") {
+				<-free
+			}
+		})
+		armed := make(chan error)
+		go func() { armed <- h.arm(h.guard(), claim) }()
+		synctest.Wait()
+		hurry, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := h.guard().Disarm(hurry); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "another process") {
+			t.Errorf("got %v, want that another process is at it", err)
+		}
+		close(free)
+		h.must(<-armed)
+		h.must(h.guard().Disarm(t.Context()))
+		if n := h.ids("vfio-pci"); n != 0 {
+			t.Errorf("%d IDs are left", n)
+		}
+	})
+}
+
+// TestNoNewIDComesAfterItsEnd: one that has not begun when we give it up must
+// not come after what takes it back.
+func TestNoNewIDComesAfterItsEnd(t *testing.T) {
+	h := build(t)
+	written := 0
+	g := guard.New(h.Root(), func(ctx context.Context, w sysfs.Write) error {
+		written++
+		if !w.Kill {
+			t.Errorf("the write of %s is not killed", w.Attribute)
+		}
+		return h.Expendable()(ctx, w)
+	}, h.file)
+	h.must(h.arm(g, claim))
+	h.must(g.Disarm(t.Context()))
+	if written != 2 {
+		t.Errorf("%d writes, want 2", written)
+	}
 }

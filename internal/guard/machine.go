@@ -43,9 +43,8 @@ type Machine struct {
 	// Registered holds the PCI drivers, with their rank in the order of their
 	// registration; those built into the kernel have rank 0.
 	Registered map[string]int
-	// Async are drivers that the kernel command line makes asynchronous, which
-	// takes their priority away.
-	Async []string
+	// Async says which drivers the kernel command line takes their priority.
+	Async Async
 	// VMD says that there are devices behind Intel VMD, whose IDs a guard cannot
 	// tell from others.
 	VMD bool
@@ -73,7 +72,7 @@ func ReadMachine(sys sysfs.Dir, proc, release string) (Machine, error) {
 		}
 		m.Registered[driver] = slices.Index(loaded, path.Base(module)) + 1
 	}
-	if m.Async, err = asyncDrivers(path.Join(proc, "cmdline")); err != nil {
+	if m.Async, err = readAsync(path.Join(proc, "cmdline")); err != nil {
 		return Machine{}, err
 	}
 	m.VMD, err = behindVMD(sys)
@@ -99,32 +98,6 @@ func loadOrder(file string) ([]string, error) {
 	}
 	slices.Reverse(names)
 	return names, lines.Err()
-}
-
-// asyncDrivers reads driver_async_probe= and MODULE.async_probe, or
-// module.async_probe for every module, from the
-// kernel command line (Documentation/admin-guide/kernel-parameters.txt).
-func asyncDrivers(file string) ([]string, error) {
-	line, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	var drivers []string
-	for word := range strings.FieldsSeq(string(line)) {
-		if list, ok := strings.CutPrefix(word, "driver_async_probe="); ok {
-			drivers = append(drivers, strings.Split(list, ",")...)
-		}
-		name, value, _ := strings.Cut(word, "=")
-		module, ok := strings.CutSuffix(name, ".async_probe")
-		switch {
-		case !ok || value == "0" || value == "n" || value == "N":
-		case module == "module": // the default for all (kernel/module/main.c)
-			drivers = append(drivers, "*")
-		default:
-			drivers = append(drivers, strings.ReplaceAll(module, "_", "-"))
-		}
-	}
-	return drivers, nil
 }
 
 func behindVMD(sys sysfs.Dir) (bool, error) {
@@ -178,7 +151,7 @@ func (m Machine) first(driver string, rivals []string) string {
 		switch {
 		case !there || rival == driver:
 			return false
-		case m.synchronousFirst() && (rival == "nvme" || m.async(rival)):
+		case m.synchronousFirst() && (rival == "nvme" || m.Async.Of(rival)):
 			return false
 		case rank == 0 && other == 0:
 			// Both are built in: drivers/pci is linked before the other drivers.
@@ -190,10 +163,4 @@ func (m Machine) first(driver string, rivals []string) string {
 		return ""
 	}
 	return rivals[i]
-}
-
-func (m Machine) async(driver string) bool {
-	return slices.ContainsFunc(m.Async, func(name string) bool {
-		return name == "*" || strings.ReplaceAll(name, "_", "-") == strings.ReplaceAll(driver, "_", "-")
-	})
 }

@@ -28,7 +28,7 @@ func Wanted(c Choice, ids []ID) Want {
 	return w
 }
 
-// State is what is armed, as the record has it.
+// State is what is armed, as the record has it and the drivers are loaded.
 type State struct {
 	Armed Want
 	// Was is what was armed before, or was about to be when a daemon was killed,
@@ -51,8 +51,8 @@ func (g *Guard) State() (State, error) {
 		Shielded: r.Shielded,
 	}
 	for _, a := range r.IDs {
-		to := s.Was // it may be armed, and will be taken back
-		if a.Sure {
+		to := s.Was // it may be armed, and will be taken back; or it went with its driver
+		if a.Sure && g.stands(a) {
 			to = s.Armed
 		}
 		to.IDs[a.Driver] = append(to.IDs[a.Driver], a.Pattern)
@@ -61,6 +61,12 @@ func (g *Guard) State() (State, error) {
 		s.Was.IDs[p.Driver] = append(s.Was.IDs[p.Driver], p.Pattern)
 	}
 	return s, err
+}
+
+// stands reports whether the driver is still the one to which an ID was added.
+func (g *Guard) stands(a armed) bool {
+	instance, err := g.instance(a.Driver)
+	return err != nil || instance == a.Instance
 }
 
 // Settled forgets what was armed before: all that it caught has been seen to.
@@ -77,10 +83,22 @@ func (g *Guard) See(ctx context.Context, seat Seat) error {
 	})
 }
 
-// Shielded notes, before it is done, that an override shields these devices; or
-// with none, that nothing is shielded any more.
-func (g *Guard) Shielded(ctx context.Context, seats []Seat) error {
-	return g.change(ctx, func(r *record) { r.Shielded = seats })
+// Shield notes, before it is done, that an override shields these devices too.
+func (g *Guard) Shield(ctx context.Context, seats []Seat) error {
+	return g.change(ctx, func(r *record) {
+		for _, seat := range seats {
+			if !slices.Contains(r.Shielded, seat) {
+				r.Shielded = append(r.Shielded, seat)
+			}
+		}
+	})
+}
+
+// Unshielded notes that these devices are shielded no more.
+func (g *Guard) Unshielded(ctx context.Context, seats []Seat) error {
+	return g.change(ctx, func(r *record) {
+		r.Shielded = slices.DeleteFunc(r.Shielded, func(s Seat) bool { return slices.Contains(seats, s) })
+	})
 }
 
 // change changes the record alone.
