@@ -106,7 +106,7 @@ func parseMaskedClass(m classMask, mask string) (classMask, error) {
 func hexClass(s string) (classMask, bool) {
 	digits := trimHexPrefix(s)
 	n, err := strconv.ParseUint(digits, 16, 24)
-	if err != nil || len(digits)%2 != 0 {
+	if err != nil || len(digits)%2 != 0 || len(digits) > 6 {
 		return classMask{}, false
 	}
 	missing := 24 - 4*len(digits)

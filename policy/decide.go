@@ -36,6 +36,7 @@ type Decision struct {
 	Rule     *Rule    // the rule that decided, nil for None; not to be changed
 	Driver   string   // the rule's driver, for Bind
 	Takeover Takeover // the rule's takeover, for Bind
+	Group    Grouping // the rule's group, for Bind
 	Reason   string   // one line, never empty, the same for the same cause
 }
 
@@ -79,6 +80,7 @@ func (p *Policy) Decide(d *pci.Device) Decision {
 		Rule:     first,
 		Driver:   first.Driver,
 		Takeover: first.Takeover,
+		Group:    first.Group,
 		Reason:   first.reason.matches,
 	}
 }

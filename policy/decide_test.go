@@ -176,7 +176,7 @@ func TestDecideAmongRules(t *testing.T) {
 		keep    = "[[rule]]\nname = \"keep\"\nmatch = { vendor = 0x144d }\naction = \"leave\"\n"
 		keep2   = "[[rule]]\nname = \"keep 2\"\nmatch = { slot = \"7\" }\naction = \"leave\"\n"
 		nics    = "[[rule]]\nname = \"nics\"\nmatch = { class = \"nic\" }\n"
-		vmd     = "[[rule]]\nname = \"vmd\"\nmatch = { class = \"nvme\" }\nvmd = true\ntakeover = \"never\"\ndriver = \"auto\"\n"
+		vmd     = "[[rule]]\nname = \"vmd\"\nmatch = { class = \"nvme\" }\nvmd = true\ntakeover = \"never\"\ndriver = \"auto\"\ngroup = \"with\"\n"
 	)
 	behindVMD := drive()
 	behindVMD.VMD = true
@@ -210,11 +210,11 @@ func TestDecideAmongRules(t *testing.T) {
 		{"behind VMD no rule counts that does not ask for it", anyNVMe + bay7, behindVMD,
 			Decision{Verdict: None, Reason: `rule "any" (policy.toml:1) would match, but the drive sits behind Intel VMD and the rule does not say vmd = true`}, ""},
 		{"behind VMD the first that asks for it counts", anyNVMe + vmd, behindVMD,
-			Decision{Verdict: Bind, Driver: "auto", Takeover: Never, Reason: `rule "vmd" (policy.toml:4) matches`}, "vmd"},
+			Decision{Verdict: Bind, Driver: "auto", Takeover: Never, Group: With, Reason: `rule "vmd" (policy.toml:4) matches`}, "vmd"},
 		{"a rule that asks for it counts elsewhere, too", vmd, drive(),
-			Decision{Verdict: Bind, Driver: "auto", Takeover: Never, Reason: `rule "vmd" (policy.toml:1) matches`}, "vmd"},
+			Decision{Verdict: Bind, Driver: "auto", Takeover: Never, Group: With, Reason: `rule "vmd" (policy.toml:1) matches`}, "vmd"},
 		{"behind VMD leave counts", vmd + keep, behindVMD,
-			Decision{Verdict: Leave, Reason: `leave rule "keep" (policy.toml:7) matches`}, "keep"},
+			Decision{Verdict: Leave, Reason: `leave rule "keep" (policy.toml:8) matches`}, "keep"},
 
 		{"a bridge is never bound", bay7, bridge,
 			Decision{Verdict: Leave, Reason: `rule "bay 7" (policy.toml:1) matches, but a bridge is never bound`}, "bay 7"},
@@ -240,7 +240,7 @@ func TestDecideAmongRules(t *testing.T) {
 func TestDefaults(t *testing.T) {
 	p := parse(t, "\n\n[[rule]]\nname = \"r\"\nmatch = { slot = \"7\" }\n")
 	r := p.Rules()[0]
-	if r.Action != Bind || r.Driver != VFIO || r.Takeover != Blank || !r.Guard || r.VMD || r.File != "policy.toml" || r.Line != 3 {
+	if r.Action != Bind || r.Driver != VFIO || r.Takeover != Blank || r.Group != Alone || !r.Guard || r.VMD || r.File != "policy.toml" || r.Line != 3 {
 		t.Errorf("got %+v", r)
 	}
 }
@@ -250,8 +250,9 @@ func TestEverySettingArrives(t *testing.T) {
 name     = "front"
 match    = { slot = "7" }
 action   = "bind"
-driver   = "mlx5-vfio_pci2"
+driver   = "mlx5-vfio_pci"
 takeover = "never"
+group    = "with"
 guard    = false
 vmd      = true
 [[rule]]
@@ -260,10 +261,10 @@ match  = { slot = "8" }
 action = "leave"
 `)
 	rules := p.Rules()
-	if r := rules[0]; r.Name != "front" || r.Action != Bind || r.Driver != "mlx5-vfio_pci2" || r.Takeover != Never || r.Guard || !r.VMD || r.Line != 1 {
+	if r := rules[0]; r.Name != "front" || r.Action != Bind || r.Driver != "mlx5-vfio_pci" || r.Takeover != Never || r.Group != With || r.Guard || !r.VMD || r.Line != 1 {
 		t.Errorf("got %+v", r)
 	}
-	if r := rules[1]; r.Name != "rear" || r.Action != Leave || r.Driver != "" || r.Line != 9 {
+	if r := rules[1]; r.Name != "rear" || r.Action != Leave || r.Driver != "" || r.Line != 10 {
 		t.Errorf("got %+v", r)
 	}
 }

@@ -114,10 +114,19 @@ func (d *document) syntaxFault(parser *unstable.Parser, start int, err error) in
 	}
 	at := start + int(parser.Range(syntax.Highlight).Offset)
 	if start == 0 || at != d.bad { // else a second try at the same [[rule]]
-		d.faultInLine(at, syntax.Message)
+		d.faultInLine(at, plainly(syntax.Message))
 	}
 	d.bad = at
 	return at
+}
+
+// plainly says in a policy's words what the parser says of a value that begins
+// like none it knows: a name, or hex digits as lspci prints them.
+func plainly(message string) string {
+	if message == "strings must be quoted" || strings.HasPrefix(message, "expected keyword") || strings.HasSuffix(message, "at start of value") {
+		return "a value is a number (hex is written 0x144d), true, false, or text in quotes"
+	}
+	return message
 }
 
 // faultInLine notes that something is wrong at an offset, and shows its line.

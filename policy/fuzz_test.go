@@ -18,7 +18,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add([]byte("rule = [ { name = 'r', match.class = [ 0x01, \"nic\" ], match.not.slot = '?-*' } ]"))
 	f.Add([]byte("[rule]\nname = \"r\nmatch = {\n[[rule]]\n[rule.match]\nvendor = [8086, []]\n[[rule]] #"))
-	f.Add([]byte("guard.mode = 'stub'\n[[rule]]\nname = 'r'\nmatch.class = 0x01\nguard = true\nvmd = true\n[guard]\nmode = 'off'"))
+	f.Add([]byte("guard.mode = 'stub'\n[[rule]]\nname = 'r'\nmatch.class = 0x01\nguard = true\nvmd = true\ngroup = 'with'\n[guard]\nmode = 'off'"))
 	f.Add([]byte("[[rule]]\nname = \"\\u00e9\"\naction = 'leave'\nmatch.address = \"0?:1f.*\"\nmatch.numa_node = 1"))
 
 	f.Fuzz(func(t *testing.T, text []byte) {

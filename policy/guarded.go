@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 
 	"vfio-hotplug/internal/pci"
 )
@@ -42,38 +43,97 @@ type Unguarded struct {
 // unless the rule is Unguarded.
 func (p *Policy) Guarded() Guarded {
 	var g Guarded
-	var patterns []GuardPattern
+	all := gathered{at: map[sameIDs]int{}}
 	rules := p.list()
 	for i := range rules {
 		r := &rules[i]
 		if !r.wantsGuard() {
 			continue
 		}
-		if why := r.unguarded(maxPatterns - len(patterns)); why != "" {
+		if why := r.unguarded(); why != "" {
 			g.Unguarded = append(g.Unguarded, Unguarded{Rule: r, Why: why})
 			continue
 		}
-		for _, pattern := range r.match.patterns() {
-			if !bridges().Covers(pattern) {
-				patterns = append(patterns, p.guardPattern(i, pattern))
+		own := r.guardPatterns()
+		if !all.hasRoom(r, own) {
+			g.Unguarded = append(g.Unguarded, Unguarded{Rule: r, Why: r.tooMany()})
+			continue
+		}
+		for _, pattern := range own {
+			all.add(p.guardPattern(i, pattern))
+		}
+	}
+	g.Patterns = widest(all.patterns)
+	for i := range g.Patterns {
+		g.Patterns[i].Auto = p.mayBeAuto(g.Patterns[i].Pattern)
+	}
+	return g
+}
+
+// gathered are the patterns of several rules. Many rules may be about the same
+// IDs, in one slot each: of these it keeps the one of which most is sure.
+type gathered struct {
+	patterns []GuardPattern
+	at       map[sameIDs]int // where in patterns
+}
+
+type sameIDs struct {
+	driver  string
+	pattern pci.Pattern
+}
+
+// hasRoom reports whether the patterns of r can be added to the others.
+func (all *gathered) hasRoom(r *Rule, patterns []pci.Pattern) bool {
+	more := map[pci.Pattern]bool{}
+	for _, p := range patterns {
+		if _, found := all.at[sameIDs{r.guardDriver(), p}]; !found {
+			more[p] = true
+		}
+	}
+	return len(all.at)+len(more) <= maxPatterns
+}
+
+// add adds a pattern, or has it take the place of an equal one.
+func (all *gathered) add(p GuardPattern) {
+	ids := sameIDs{p.Driver, p.Pattern}
+	at, found := all.at[ids]
+	switch {
+	case found && p.sure() <= all.patterns[at].sure():
+		return
+	case found: // the order is that of the rules
+		all.patterns = slices.Delete(all.patterns, at, at+1)
+		for other, i := range all.at {
+			if i > at {
+				all.at[other] = i - 1
 			}
 		}
 	}
-	g.Patterns = widest(patterns)
-	return g
+	all.at[ids] = len(all.patterns)
+	all.patterns = append(all.patterns, p)
 }
 
 func (r *Rule) wantsGuard() bool { return r.Action == Bind && r.Guard }
 
-// unguarded says why r, which may add up to that many patterns, can have none.
-func (r *Rule) unguarded(most int) string {
+// unguarded says why r alone can have no patterns.
+func (r *Rule) unguarded() string {
 	switch {
 	case len(r.match.idKeys()) == 0:
 		return fmt.Sprintf("%s names no class, vendor, device or subsystem, so neither claim nor stub can guard it: add a class, or say guard = false", r)
-	case !r.match.fewPatterns(most):
-		return fmt.Sprintf("with %s the combinations of IDs are more than %d, so neither claim nor stub can guard it: name fewer, or say guard = false", r, maxPatterns)
+	case !r.match.fewPatterns(maxPatterns):
+		return r.tooMany()
 	}
 	return ""
+}
+
+// tooMany says that no guard has room for the patterns of r beside those of the
+// rules before it.
+func (r *Rule) tooMany() string {
+	return fmt.Sprintf("with %s the combinations of IDs are more than %d, so neither claim nor stub can guard it: name fewer, or say guard = false", r, maxPatterns)
+}
+
+// guardPatterns gives the patterns of r, but for those of bridges alone.
+func (r *Rule) guardPatterns() []pci.Pattern {
+	return slices.DeleteFunc(r.match.patterns(), func(p pci.Pattern) bool { return bridges().Covers(p) })
 }
 
 // guardPattern judges a pattern of the i-th rule.
@@ -85,7 +145,6 @@ func (p *Policy) guardPattern(i int, pattern pci.Pattern) GuardPattern {
 		Driver:  r.guardDriver(),
 		Rule:    r,
 		VMD:     r.VMD,
-		Auto:    p.mayBeAuto(pattern),
 		Exact:   why == "",
 		Why:     why,
 	}

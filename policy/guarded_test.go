@@ -162,6 +162,26 @@ func TestGuardedRefusesTooManyCombinations(t *testing.T) {
 	}
 }
 
+// Rules for many slots, and for the same IDs in each, are one pattern: what
+// counts is what a guard writes.
+func TestGuardedCountsEachCombinationOnce(t *testing.T) {
+	var text strings.Builder
+	for i := range 1100 {
+		text.WriteString(bindRule(fmt.Sprintf("bay %d", i), fmt.Sprintf(`class = "nvme", slot = "%d"`, i), ""))
+	}
+	text.WriteString(bindRule("cards", `class = "nic"`, `driver = "uio_pci_generic"`))
+	text.WriteString(bindRule("all", `class = "nvme"`, ""))
+	p := parse(t, text.String())
+	g := p.Guarded()
+	if len(g.Patterns) != 2 || len(g.Unguarded) != 0 {
+		t.Fatalf("%d patterns and %d rules without one, want 2 and 0: %q", len(g.Patterns), len(g.Unguarded), p.Warnings())
+	}
+	// The last rule's pattern is the surest of its IDs, and comes last.
+	if rule := g.Patterns[1].Rule.Name; rule != "all" || g.Patterns[0].Driver != "uio_pci_generic" {
+		t.Errorf("got\n%s", tell(g))
+	}
+}
+
 // The mode decides whether it matters that there are no IDs.
 func TestWarningsAreForModesThatNeedIDs(t *testing.T) {
 	rules := bindRule("bays", `slot = "1"`, "") + bindRule("drives", `class = "nvme"`, "") + bindRule("port", `behind = "01:00.0"`, "")

@@ -111,7 +111,7 @@ func TestLoadNamesTheFaultsOfAllFiles(t *testing.T) {
 /lib/v/policy.d/30.toml:1:1: [[rule]]: the rule has no name
 /lib/v/policy.d/30.toml:1:1: [[rule]]: the rule has no match
 /etc/v/policy.toml:2:8: "twice": the rule at /lib/v/policy.d/15.toml:2 has this name already
-/etc/v/policy.toml:4:1: x: unknown key; a rule has name, match, action, driver, takeover, guard, vmd
+/etc/v/policy.toml:4:1: x: unknown key; a rule has name, match, action, driver, takeover, group, guard, vmd
 /etc/v/policy.toml:6:8: "thrice": the rule at /etc/v/policy.d/10.toml:1 has this name already`
 	if p != nil || err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)

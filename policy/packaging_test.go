@@ -42,8 +42,11 @@ func TestShippedExamples(t *testing.T) {
 	if !strings.Contains(examples(readFile(t, shipped)), "\n[guard]\nmode = \"auto\"\n") || p.GuardMode() != GuardAuto {
 		t.Errorf("the guard that it shows is not the default, but %s", p.GuardMode())
 	}
-	boot, bay, intel, rear, cache, lab, vf, acc := drive(), drive(), drive(), drive(), drive(), drive(), drive(), drive()
-	for _, d := range []*pci.Device{&bay, &intel, &rear, &cache, &lab, &vf, &acc} {
+	if lines := p.Warnings(); len(lines) > 0 {
+		t.Errorf("warnings: %q", lines)
+	}
+	boot, bay, intel, rear, cache, card, lab, vf, acc := drive(), drive(), drive(), drive(), drive(), drive(), drive(), drive(), drive()
+	for _, d := range []*pci.Device{&bay, &intel, &rear, &cache, &card, &lab, &vf, &acc} {
 		*d = pci.Device{Address: pci.Address{Bus: 0x60}, Class: pci.NVMe, Vendor: 0x1c5c, NUMANode: pci.NoNode}
 	}
 	boot.Address = pci.Address{Bus: 1}
@@ -51,6 +54,7 @@ func TestShippedExamples(t *testing.T) {
 	intel.Slot, intel.Vendor = "24", 0x8086
 	rear.Upstream = []pci.Address{{Device: 0x1d}}
 	cache.Vendor, cache.DeviceID = 0x144d, 0xa80a
+	card.Upstream = []pci.Address{{Device: 0x1b}}
 	lab.DSN = 0x0011223344556677
 	vf.Class, vf.VirtFn, vf.PhysFn = 0x020000, true, pci.Address{Bus: 0x3b}
 	acc.Class, acc.NUMANode = 0x120000, 0
@@ -68,6 +72,7 @@ func TestShippedExamples(t *testing.T) {
 		{intel, Decision{Verdict: None}, ""},
 		{rear, Decision{Verdict: Bind, Driver: VFIO}, "rear bays"},
 		{cache, Decision{Verdict: Bind, Driver: VFIO, Takeover: Idle}, "cache drives"},
+		{card, Decision{Verdict: Bind, Driver: VFIO, Group: With}, "the card with two controllers"},
 		{lab, Decision{Verdict: Bind, Driver: VFIO}, "the drive of the laboratory"},
 		{vf, Decision{Verdict: Bind, Driver: Auto}, "VFs of the first port"},
 		{acc, Decision{Verdict: Bind, Driver: UIO}, "accelerators on node 0"},

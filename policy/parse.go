@@ -89,6 +89,9 @@ func (c *compiler) rules(list *node) []Rule {
 func (c *compiler) unknownTable(e entry) {
 	if near := nearest(e.name, ruleTable, guardTable); near != "" {
 		c.fault(e.at, "unknown table or key%s", didYouMean(near))
+		if near == ruleTable && e.value.kind == listKind && e.value.headed {
+			c.rules(e.value) // for the faults inside
+		}
 		return
 	}
 	c.fault(e.at, "unknown table or key; a policy is made of [[%s]] tables and one [%s]", ruleTable, guardTable)

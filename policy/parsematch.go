@@ -53,6 +53,11 @@ func (c *compiler) unknownMatchKey(e entry) {
 	for k := matched + 1; k < numKeys; k++ {
 		names = append(names, k.String())
 	}
+	if isSerial(e.name) {
+		c.fault(e.at, "unknown key; the serial number of a drive is known only when a driver has read it: "+
+			"there is %s, the PCIe Device Serial Number that lspci -vv shows", keyDSN)
+		return
+	}
 	near := otherName(e.name)
 	if near == "" {
 		near = nearest(e.name, names...)
@@ -64,6 +69,16 @@ func (c *compiler) unknownMatchKey(e entry) {
 	c.fault(e.at, "unknown key%s", didYouMean(near))
 }
 
+// isSerial reports whether a key asks for what nvme-cli and udev call the serial
+// number, which a device has only as long as nvme drives it.
+func isSerial(name string) bool {
+	switch fold(name) {
+	case "serial", "serialnumber", "idserial", "idserialshort":
+		return true
+	}
+	return false
+}
+
 // otherName gives the key that goes by the name of name elsewhere.
 func otherName(name string) string {
 	switch fold(name) {
@@ -73,8 +88,6 @@ func otherName(name string) string {
 		return keySubVendor.String()
 	case "subdevice", "sdevice", "subsysdevice", "subsystem":
 		return keySubDevice.String()
-	case "serial", "serialnumber":
-		return keyDSN.String()
 	case "upstream", "bridge", "port", "rootport":
 		return keyBehind.String()
 	case "pf":

@@ -8,7 +8,7 @@ import (
 
 // ruleKeys are the keys of a [[rule]].
 func ruleKeys() []string {
-	return []string{"name", "match", "action", "driver", "takeover", "guard", "vmd"}
+	return []string{"name", "match", "action", "driver", "takeover", "group", "guard", "vmd"}
 }
 
 // rule compiles one [[rule]].
@@ -25,6 +25,9 @@ func (c *compiler) rule(table *node) Rule {
 	}
 	if e := table.get("match"); e != nil && r.Action == Bind {
 		c.bindable(&r.match, e.value)
+	}
+	if e := table.get("group"); e != nil && r.Group == With && r.Driver != Auto && !IsVFIO(r.Driver) && r.Driver != "" {
+		c.fault(e.at, "%s needs no IOMMU group: group = \"with\" is for the vfio drivers", r.Driver)
 	}
 	if r.Action == Leave {
 		r.Driver = ""
@@ -48,6 +51,8 @@ func (c *compiler) ruleKey(r *Rule, e entry, table *node) {
 		r.Driver = c.driver(e.value)
 	case "takeover":
 		choose(c, e.value, &r.Takeover, Blank, Never, Idle)
+	case "group":
+		choose(c, e.value, &r.Group, Alone, With)
 	case "guard":
 		c.boolean(e.value, &r.Guard)
 	case "vmd":
@@ -75,6 +80,7 @@ func (c *compiler) leavesOnly(table *node) {
 	why := map[string]string{
 		"driver":   "it binds nothing",
 		"takeover": "it takes nothing",
+		"group":    "it takes nothing",
 		"guard":    "it takes nothing",
 		"vmd":      "it matches drives behind VMD anyway",
 	}
@@ -174,8 +180,17 @@ func choose[W word](c *compiler, n *node, what *W, words ...W) bool {
 		c.fault(n.at, "unknown value%s", didYouMean(near))
 		return false
 	}
-	c.fault(n.at, "unknown value; want %s", strings.Join(quoted, " or "))
+	c.fault(n.at, "unknown value; want %s", oneOf(quoted))
 	return false
+}
+
+// oneOf lists what may be chosen from: a, b or c.
+func oneOf(words []string) string {
+	last := len(words) - 1
+	if last < 1 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 func (c *compiler) boolean(n *node, what *bool) {

@@ -6,6 +6,7 @@
 package policy
 
 import (
+	"fmt"
 	"slices"
 
 	"vfio-hotplug/internal/pci"
@@ -23,6 +24,30 @@ type Policy struct {
 
 // Rules gives a copy of the rules, in the order in which they are asked.
 func (p *Policy) Rules() []Rule { return slices.Clone(p.list()) }
+
+// Summary counts the rules, such as "3 rules, 2 of them take devices". One of
+// which Warnings says that it takes nothing does not count as taking.
+func (p *Policy) Summary() string {
+	all, take := len(p.list()), 0
+	for i, r := range p.list() {
+		if r.Action == Bind && p.shadow(i) == nil {
+			take++
+		}
+	}
+	switch {
+	case all == 0:
+		return "no rule, so nothing is taken"
+	case all == 1 && take == 1:
+		return "1 rule, and it takes devices"
+	case all == 1:
+		return "1 rule, and it takes nothing"
+	case take == 0:
+		return fmt.Sprintf("%d rules, and none takes devices", all)
+	case take == 1:
+		return fmt.Sprintf("%d rules, 1 of them takes devices", all)
+	}
+	return fmt.Sprintf("%d rules, %d of them take devices", all, take)
+}
 
 // Files gives the names of the files that the policy was read from, in order.
 // It is empty where there was no policy file at all.

@@ -28,6 +28,7 @@ type plan struct {
 	leave  bool
 	vmd    bool
 	guard  bool
+	with   bool
 	driver string
 }
 
@@ -77,6 +78,9 @@ func (p plan) write(r *rand.Rand) string {
 		keys = append(keys, `action = "leave"`)
 	} else {
 		keys = append(keys, fmt.Sprintf("driver = %q", p.driver), fmt.Sprintf("vmd = %v", p.vmd), fmt.Sprintf("guard = %v", p.guard))
+		if p.with {
+			keys = append(keys, `group = "with"`)
+		}
 	}
 	switch r.IntN(3) {
 	case 0:
@@ -124,6 +128,7 @@ func (w world) plan(name string) plan {
 		guard:  w.IntN(4) > 0,
 		driver: pick(w, []string{"vfio-pci", "auto", "uio_pci_generic"}),
 	}
+	p.with = p.driver != "uio_pci_generic" && w.IntN(2) == 0
 	if w.IntN(3) == 0 {
 		p.not = w.terms(1 + w.IntN(2))
 	}
@@ -304,6 +309,9 @@ func TestPropertyDecideAsTheManualSays(t *testing.T) {
 			got := p.Decide(&d)
 			if got.Verdict != verdict || ruleName(got.Rule) != rule {
 				t.Errorf("got %+v, want %s by %q\n%+v\n%s", got, verdict, rule, d, text)
+			}
+			if with := slices.ContainsFunc(plans, func(p plan) bool { return p.name == rule && p.with }); verdict == Bind && with != (got.Group == With) {
+				t.Errorf("got %+v, want with %v\n%s", got, with, text)
 			}
 			met[got.Verdict]++
 		}

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"path"
+	"strings"
 )
 
 // Takeover says when a device that another driver already holds may be taken
@@ -29,12 +30,39 @@ func (t Takeover) String() string {
 	return fmt.Sprintf("Takeover(%d)", uint8(t))
 }
 
+// Grouping says what becomes of the other devices of the IOMMU group that a
+// device sits in: a program gets the whole group or nothing of it.
+type Grouping uint8
+
+// The groupings that a rule can name.
+const (
+	Alone Grouping = iota // refuse the device while another driver has one of them
+	With                  // take along those that the policy also gives to vfio: all or none
+)
+
+// String gives the word that the policy file uses.
+func (g Grouping) String() string {
+	switch g {
+	case Alone:
+		return "alone"
+	case With:
+		return "with"
+	}
+	return fmt.Sprintf("Grouping(%d)", uint8(g))
+}
+
 // Names of drivers that mean something to us. A rule may name any other.
 const (
 	VFIO = "vfio-pci"        // the default
 	UIO  = "uio_pci_generic" // user space without an IOMMU
 	Auto = "auto"            // vfio-pci, or its best variant for the device
 )
+
+// IsVFIO reports whether a driver is vfio-pci or, by its name, a variant of it.
+func IsVFIO(driver string) bool {
+	driver = strings.ReplaceAll(driver, "_", "-")
+	return driver == VFIO || strings.HasSuffix(driver, "-"+VFIO)
+}
 
 // Rule is one [[rule]] of a policy file. Rules come from Load and Parse, and
 // are not to be changed.
@@ -43,6 +71,7 @@ type Rule struct {
 	Action   Verdict  // Bind or Leave
 	Driver   string   // a driver's name, or Auto; "" when Action is Leave
 	Takeover Takeover // for a device that another driver holds
+	Group    Grouping // for the others of the device's IOMMU group
 	Guard    bool     // false: the kernel's own driver reads the device first
 	VMD      bool     // it also takes devices behind Intel VMD
 	File     string   // the file that the rule stands in

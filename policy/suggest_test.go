@@ -1,6 +1,9 @@
 package policy
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestNearest(t *testing.T) {
 	keys := ruleKeys()
@@ -44,13 +47,22 @@ func TestOtherNames(t *testing.T) {
 		"PCI_SLOT_NAME": "address",
 		"sub-vendor":    "subsystem_vendor",
 		"SDevice":       "subsystem_device",
-		"serial_number": "dsn",
 		"root_port":     "behind",
 		"pf":            "physfn",
 	} {
 		_, err := Parse("f", []byte("[[rule]]\nname = \"r\"\nmatch."+word+" = 1\n"))
 		if want := "f:3:7: " + word + ": unknown key; did you mean \"" + want + "\"?"; err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}
+
+// A drive's own serial number is not known before nvme has read it.
+func TestASerialNumberIsNotADSN(t *testing.T) {
+	for _, word := range []string{"serial", "serial_number", "ID_SERIAL"} {
+		_, err := Parse("f", []byte("[[rule]]\nname = \"r\"\nmatch."+word+" = \"x\"\n"))
+		if err == nil || !strings.Contains(err.Error(), "known only when a driver has read it: there is dsn,") {
+			t.Errorf("%s: got %v", word, err)
 		}
 	}
 }

@@ -5,14 +5,51 @@ import (
 	"strings"
 )
 
+// mostWarnings is how many warnings of one kind there are at most.
+const mostWarnings = 10
+
 // Warnings gives one line for each thing in the rules that is right, but
-// perhaps not meant.
+// perhaps not meant. Of each kind it gives the first, and counts the others.
 func (p *Policy) Warnings() []string {
-	var lines []string
-	for _, r := range p.list() {
-		lines = append(lines, r.likeRanges(&r.match)...)
+	var ranges, kernels, shadowed []string
+	for i, r := range p.list() {
+		ranges = append(ranges, r.likeRanges(&r.match)...)
+		if r.Action != Bind {
+			continue
+		}
+		kernels = append(kernels, r.kernelDriver()...)
+		if by := p.shadow(i); by != nil {
+			shadowed = append(shadowed, r.shadowedBy(by))
+		}
 	}
-	return append(lines, p.unguardedWarnings()...)
+	var lines []string
+	for _, kind := range [][]string{ranges, kernels, shadowed, p.unguardedWarnings()} {
+		lines = append(lines, first(kind)...)
+	}
+	return lines
+}
+
+func first(lines []string) []string {
+	if len(lines) <= mostWarnings {
+		return lines
+	}
+	return append(lines[:mostWarnings:mostWarnings], fmt.Sprintf("and %d more of this kind", len(lines)-mostWarnings))
+}
+
+// kernelDriver finds a rule that binds to the driver that the kernel gives drives
+// to anyway: a guard would send each new one through pci-stub on its way there.
+func (r *Rule) kernelDriver() []string {
+	if r.Driver != "nvme" {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s has driver = \"nvme\", so drives are guarded and taken for the kernel's own driver: to leave them to it, say action = \"leave\" instead", r)}
+}
+
+func (r *Rule) shadowedBy(other *Rule) string {
+	if other.Action == Leave {
+		return fmt.Sprintf("%s takes nothing: %s is about all of its devices, and one that leaves wins", r, other)
+	}
+	return fmt.Sprintf("%s takes nothing: %s stands before it and is about all of its devices", r, other)
 }
 
 // likeRanges finds the names of slots that were perhaps meant as a range: the

@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -38,5 +40,38 @@ func TestASlotIsWarnedOfInARuleThatLeavesAndInEveryMode(t *testing.T) {
 	}
 	if lines := p.Warnings(); len(lines) != 1 {
 		t.Errorf("warnings %q, want one", lines)
+	}
+}
+
+func TestTheKernelsDriverIsWarnedOf(t *testing.T) {
+	p, err := Parse("p.toml", []byte("[[rule]]\nname = \"bays\"\nmatch = { class = \"nvme\" }\ndriver = \"nvme\"\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines := p.Warnings(); len(lines) != 1 || !strings.HasPrefix(lines[0], `rule "bays" (p.toml:1) has driver = "nvme", `) {
+		t.Errorf("warnings %q, want one of the driver", lines)
+	}
+}
+
+func TestOfManyWarningsOfOneKindTheFirstAreGiven(t *testing.T) {
+	text := func(n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, "[[rule]]\nname = \"%d\"\nmatch = { slot = \"1-%d\" }\naction = \"leave\"\n", i, i)
+		}
+		return b.String()
+	}
+	for n, want := range map[int]int{10: 10, 11: 11, 64: 11} {
+		p, err := Parse("p.toml", []byte(text(n)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := p.Warnings()
+		if len(lines) != want {
+			t.Errorf("%d rules: %d warnings, want %d", n, len(lines), want)
+		}
+		if last := lines[len(lines)-1]; n == 64 && last != "and 54 more of this kind" {
+			t.Errorf("the last is %q", last)
+		}
 	}
 }
