@@ -43,6 +43,9 @@ type Device struct {
 	Reason      string `json:"reason,omitempty"`
 	Remedy      string `json:"remedy,omitempty"`
 	LatencyUsec int64  `json:"latency_usec,omitempty"`
+
+	Along  []string `json:"along,omitempty"`
+	Barred string   `json:"barred,omitempty"`
 }
 
 // StatusRequest is what Status takes.
@@ -62,6 +65,8 @@ type Guard struct {
 	Mode   string `json:"mode"`
 	Reason string `json:"reason"`
 	Remedy string `json:"remedy,omitempty"`
+	// Pending says that it is not in force: it is being armed, or could not be.
+	Pending bool `json:"pending,omitempty"`
 }
 
 // BindRequest is what Bind takes.

@@ -24,6 +24,8 @@ const (
 	MessageFailed MessageID = "e67dd06021a0e94523ca64236f9027d7"
 	// MessageStuck: the kernel did not come back from an operation on a device.
 	MessageStuck MessageID = "ccfa3d245ca57820fe599926503f2dd2"
+	// MessageHeld: the kernel does not come to the end of taking a device from its driver, or has come to it.
+	MessageHeld MessageID = "4c511468108bd186bb69194db78b6147"
 	// MessageGone: a device was unplugged while it was worked on.
 	MessageGone MessageID = "b986d7be942dfc641ccd8f3ea9ea4418"
 	// MessageReleased: a device was given back to the driver it came from.
@@ -42,6 +44,10 @@ const (
 	MessageGuard MessageID = "15c09cf440dab460b20361d85da59538"
 	// MessageGuardMissed: another driver touched a device although a guard was armed.
 	MessageGuardMissed MessageID = "22e799e7254354c24d6b43a3ea1b9c20"
+	// MessageNotViable: a device is bound, but another of its IOMMU group keeps programs from it.
+	MessageNotViable MessageID = "057f9e70da80704bda3300a4eb31e40c"
+	// MessageViable: nobody keeps programs from it any more.
+	MessageViable MessageID = "a2a1da4602e0caf9f9723088d563b6de"
 	// MessageDropped: journald did not take entries for a while, and some were dropped.
 	MessageDropped MessageID = "6651e3d5466e44c4460ec657de8f3436"
 )

@@ -126,7 +126,7 @@ func (q *Queue) run() {
 func (q *Queue) tell() {
 	n := q.lost.Swap(0)
 	err := q.send(
-		fmt.Sprintf("%d journal entries were dropped, because journald did not take them in time", n),
+		dropped(n)+", because journald was too slow",
 		systemd.PriWarning,
 		map[string]string{
 			"MESSAGE_ID":        string(MessageDropped),
@@ -144,4 +144,11 @@ func (e entry) size() int64 {
 		n += len(name) + len(value)
 	}
 	return int64(n)
+}
+
+func dropped(n uint64) string {
+	if n == 1 {
+		return "1 journal entry was dropped"
+	}
+	return fmt.Sprintf("%d journal entries were dropped", n)
 }
