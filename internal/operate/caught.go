@@ -11,6 +11,7 @@ import (
 	"vfio-hotplug/internal/kmod"
 	"vfio-hotplug/internal/ledger"
 	"vfio-hotplug/internal/pci"
+	"vfio-hotplug/policy"
 )
 
 // mayBeCaught reports whether the guard has a hand in this device, or may get
@@ -52,7 +53,11 @@ func (t *taking) isCaught(now string) (bool, error) {
 // override reads driver_override. The one by which an arming shields a device,
 // or udev's coldplug keeps it, is nobody's.
 func (t *taking) override() (string, error) {
-	override, err := t.Device.Override()
+	var override string
+	err := t.patiently("read driver_override", func() (err error) {
+		override, err = t.Device.Override()
+		return err
+	})
 	t.unoffered = override == Unoffered
 	if override == nobody || override == Unoffered {
 		override = ""
@@ -66,8 +71,8 @@ func (t *taking) override() (string, error) {
 // the kernel's own match.
 func (t *taking) takeCaught(ctx context.Context, now string) Result {
 	t.remember(now, "")
-	if err := t.record(); err != nil {
-		return t.refused(ctx, veto("ledger", "", "%v", err))
+	if err := t.record(ctx); err != nil {
+		return t.unrecorded(ctx, err)
 	}
 	if t.Arrival == HotAdd && now == "" && len(t.Guard.catchers(t.facts.IDs())) > 0 {
 		var err error
@@ -78,6 +83,7 @@ func (t *taking) takeCaught(ctx context.Context, now string) Result {
 	if t.caughtBy(now) {
 		t.ours = now
 	}
+	t.miss(now)
 	if t.unread() {
 		return t.readThrough(ctx, now)
 	}
@@ -86,13 +92,26 @@ func (t *taking) takeCaught(ctx context.Context, now string) Result {
 	}
 	switch {
 	case now == t.driver:
-		return t.bound(ctx, "")
+		return t.boundAlong(ctx)
 	case now == "":
 		return t.attach(ctx)
 	case t.caughtBy(now):
 		return t.fromCatcher(ctx, now)
 	}
 	return t.takeFrom(ctx, now)
+}
+
+// guarded reports whether a guard was to keep the device from other drivers when
+// it was plugged.
+func (t *taking) guarded() bool {
+	return t.Arrival == HotAdd && !t.unread() && t.expected() && t.Guard.held(t.At)
+}
+
+// miss notes that a guarded device, which the policy wants, has another driver.
+func (t *taking) miss(now string) {
+	if now != "" && now != t.driver && !t.caughtBy(now) && t.guarded() {
+		t.missed = now
+	}
 }
 
 // caughtBy reports whether a driver has new devices with these IDs from our
@@ -105,10 +124,16 @@ func (t *taking) caughtBy(driver string) bool {
 // our guard has given it: no other driver has touched it. Whatever fails, it
 // goes to the driver that it would have had.
 func (t *taking) fromCatcher(ctx context.Context, from string) Result {
-	if err := t.record(); err != nil {
-		return t.refused(ctx, veto("ledger", "", "%v", err))
+	if result, ok := t.bringAlong(ctx); !ok {
+		return result
 	}
-	if err := bind.Take(ctx, t.Device, t.driver, bind.State{Driver: from}, t.lock.File()); err != nil {
+	if err := t.record(ctx); err != nil {
+		return t.unrecorded(ctx, err)
+	}
+	err := t.patiently("take on from "+from, func() error {
+		return bind.Take(ctx, t.Device, t.driver, bind.State{Driver: from}, t.lock.File())
+	})
+	if err != nil {
 		t.ours = from
 		return t.failure(ctx, err)
 	}
@@ -128,7 +153,7 @@ func (t *taking) readThrough(ctx context.Context, now string) Result {
 		return t.refused(ctx, c)
 	}
 	if now == t.driver {
-		return t.bound(ctx, "")
+		return t.boundAlong(ctx)
 	}
 	return t.readFirst(ctx, now)
 }
@@ -168,6 +193,9 @@ func (t *taking) through(ctx context.Context, now string) (string, error) {
 	if c := t.checkHolders(); c.Veto { // on a driver for user space, since before we came
 		return now, nil
 	}
+	if err := ctx.Err(); err != nil {
+		return now, err
+	}
 	note := t.line(ledger.Letting)
 	note.Driver, note.Before = now, ledger.Before{New: true}
 	if err := t.Ledger.Put(note); err != nil {
@@ -182,7 +210,7 @@ func (t *taking) through(ctx context.Context, now string) (string, error) {
 func (t *taking) let(ctx context.Context, caught string) (string, error) {
 	natural := t.natural(ctx)
 	err := t.patiently("give to "+orNone(natural), func() error {
-		return bind.Restore(ctx, t.Device, caught, bind.State{Driver: natural}, t.lock.File())
+		return t.restore(ctx, caught, bind.State{Driver: natural})
 	})
 	if err == nil && natural == "" {
 		err = t.offer()
@@ -206,7 +234,7 @@ func (t *taking) await(ctx context.Context, limit time.Duration, probe bool) (st
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		now, err := t.Device.Driver()
 		if err == nil && now == "" && probe {
-			now, err = bind.Probe(t.Device)
+			now, err = t.probe()
 		}
 		switch {
 		case t.vanished():
@@ -278,10 +306,10 @@ func (t *taking) offer() error {
 	}
 	slices.Sort(drivers)
 	for _, driver := range drivers {
-		if driver == guard.PCIStub || driver == "uio_pci_generic" || isVFIO(driver) || t.caughtBy(driver) {
+		if driver == guard.PCIStub || driver == "uio_pci_generic" || policy.IsVFIO(driver) || t.caughtBy(driver) {
 			continue
 		}
-		_ = t.Device.Bind(driver)
+		_ = t.patiently("offer to "+driver, func() error { return t.Device.Bind(driver) })
 		if now, err := t.Device.Driver(); err != nil || now != "" {
 			return err
 		}
@@ -295,7 +323,7 @@ func (t *taking) unread() bool {
 	if t.Arrival == ByHand || t.decision.Rule == nil {
 		return false
 	}
-	return ReadFirst(t.asked, t.decision)
+	return readFirst(t.asked, t.decision)
 }
 
 // readFirst waits until the device's own driver has it. Where none takes it,
@@ -312,7 +340,16 @@ func (t *taking) readFirst(ctx context.Context, now string) Result {
 		return t.refused(ctx, veto("guard = false", "load its driver, or take guard = false out of the rule",
 			"the drive is to be read by its own driver first, and none has taken it"))
 	case now == t.driver:
-		return t.bound(ctx, "")
+		return t.boundAlong(ctx)
 	}
 	return t.takeFrom(ctx, now)
+}
+
+// boundAlong finishes with a device that the kernel itself has given to the
+// wanted driver, once those in its way have come along.
+func (t *taking) boundAlong(ctx context.Context) Result {
+	if result, ok := t.bringAlong(ctx); !ok {
+		return result
+	}
+	return t.bound(ctx, "")
 }

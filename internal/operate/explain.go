@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
 	"slices"
+	"strings"
 
 	"vfio-hotplug/internal/inuse"
 	"vfio-hotplug/internal/ledger"
@@ -23,7 +25,7 @@ type Judgement struct {
 	Checks   []Check
 	Outcome  Outcome // what Take would end in now, if the kernel does its part
 	Reason   string
-	Next     string // the next command to type, "" for none
+	Next     string // what to do next, "" for nothing
 }
 
 // Explain goes through the rules and every check that Take would go through,
@@ -34,6 +36,10 @@ func (o *Operator) Explain(ctx context.Context, r Request) (Judgement, error) {
 	j := &judge{Operator: o, Request: r, dry: true}
 	if err := j.decide(); err != nil {
 		return Judgement{Device: j.facts}, err
+	}
+	if c := o.checkLeaving(r.Device); c.Veto {
+		return Judgement{Device: j.facts, Steps: j.asked.Explain(&j.facts), Decision: j.decision, Driver: j.driver,
+			Checks: []Check{c}, Outcome: Stuck, Reason: c.Text, Next: c.Remedy}, nil
 	}
 	var unread []Check
 	entry, err := j.entry()
@@ -62,19 +68,28 @@ func (o *Operator) Explain(ctx context.Context, r Request) (Judgement, error) {
 	j.conclude(&say)
 	if slices.ContainsFunc(say.Checks, func(c Check) bool { return c.Unread }) {
 		say.Reason += "; but not all could be seen"
-		say.Next = "sudo vfio-hotplug explain " + j.facts.Address.String()
+		say.Next = AsRoot("vfio-hotplug explain " + j.facts.Address.String())
 	}
 	return say, nil
+}
+
+// AsRoot says how to give a command that may look at everything. Who is root and
+// yet may not is in a container or the like.
+func AsRoot(command string) string {
+	if os.Geteuid() == 0 {
+		return "outside of a container, with all capabilities of root: " + command
+	}
+	return "sudo " + command
 }
 
 // readOverride reads driver_override, unless an operation on the device is
 // under way: on older kernels the read would wait for its end, unkillably.
 func (j *judge) readOverride() error {
-	lock, err := j.Ledger.Lock(j.facts.Address)
+	unlock, err := j.Ledger.Reading(j.facts.Address)
 	if err != nil {
 		return err
 	}
-	defer lock.Unlock()
+	defer unlock()
 	j.facts.Override, err = j.Device.Override()
 	return err
 }
@@ -84,7 +99,10 @@ const overrideCheck = "driver_override"
 
 // notRead is a check for which this process lacks the right.
 func notRead(name string, err error) Check {
-	c := pass(name, "not read: %v: be root to see it", err)
+	c := pass(name, "not read: %v", err)
+	if os.Geteuid() != 0 {
+		c.Text += ": be root to see it"
+	}
 	c.Unread = true
 	return c
 }
@@ -96,7 +114,9 @@ func (j *judge) all(ctx context.Context, entry *ledger.Entry, unread []Check) []
 	if !slices.ContainsFunc(unread, func(c Check) bool { return c.Name == overrideCheck }) {
 		checks = append(checks, j.checkOverride(j.facts.Override, entry))
 	}
-	checks = append(checks, j.checkGroup(), j.checkDriver(ctx, false))
+	checks = append(checks, j.checkGroup())
+	checks = append(checks, j.checkAlong(ctx)...)
+	checks = append(checks, j.checkDriver(ctx, false))
 	if from := j.facts.Driver; from != "" && from != j.driver {
 		checks = append(checks, j.checkTakeover(from), j.checkVFs(), j.checkUnused(ctx))
 	}
@@ -113,26 +133,29 @@ func (j *judge) released() Check {
 
 // checkUnused looks once, without keeping others out.
 func (j *judge) checkUnused(ctx context.Context) Check {
-	const name = "in use"
 	report, hold, err := j.Uses.Look(ctx, j.Device, j.facts, inuse.How{Blank: j.decision.Takeover == policy.Blank})
 	var unsettled *inuse.NotSettledError
 	switch {
 	case errors.As(err, &unsettled):
-		return veto(name, "wait a moment and ask again", "%v", err)
+		return veto(inUse, "wait a moment and ask again", "%v", err)
 	case err != nil:
-		return veto(name, "be root", "it cannot be checked: %v", err)
+		return veto(inUse, "be root", "it cannot be checked: %v", err)
 	}
 	defer hold.Close()
 	if report.Veto() {
-		return veto(name, report.Remedy(), "%s", report)
+		return veto(inUse, report.Remedy(), "%s", report)
 	}
-	return pass(name, "%s", report)
+	return pass(inUse, "%s", report)
 }
 
 // conclude says what it all comes to, in the order in which Take goes.
 func (j *judge) conclude(say *Judgement) {
 	say.Outcome, say.Reason = Left, j.decision.Reason
-	if j.decision.Verdict != policy.Bind {
+	switch j.decision.Verdict {
+	case policy.None:
+		say.Next = j.unnamed(say)
+		return
+	case policy.Leave:
 		return
 	}
 	if c := say.Checks[0]; c.Veto { // released by hand
@@ -141,6 +164,9 @@ func (j *judge) conclude(say *Judgement) {
 	}
 	if j.facts.Driver == j.driver {
 		say.Outcome, say.Reason = Already, "it is on "+j.driver+" already"
+		if j.inTheWay != "" {
+			say.Reason += "; but no program can open it while " + j.inTheWay + " is in its IOMMU group"
+		}
 		if say.Entry != nil {
 			say.Next = "vfio-hotplug release " + j.facts.Address.String()
 		}
@@ -150,14 +176,60 @@ func (j *judge) conclude(say *Judgement) {
 		say.Reason, say.Next = reason, remedy
 		return
 	}
-	for _, c := range say.Checks {
-		if c.Veto {
-			say.Outcome, say.Reason, say.Next = Refused, c.Name+": "+c.Text, c.Remedy
-			return
-		}
+	if refused(say) {
+		return
 	}
 	say.Outcome, say.Next = Direct, "vfio-hotplug bind "+j.facts.Address.String()
 	if j.facts.Driver != "" {
 		say.Outcome = Taken
 	}
+}
+
+// unnamed says what to do with a device that no rule names; "" for a bridge,
+// which nothing binds.
+func (j *judge) unnamed(say *Judgement) string {
+	address := j.facts.Address.String()
+	hidden := func(s policy.Step) bool { return s.Key == "vmd" }
+	barred := j.barredByVMD()
+	switch {
+	case j.bridge():
+		return ""
+	case say.Entry != nil && say.Entry.Stage == ledger.Taken: // by hand, or under an earlier policy
+		return "vfio-hotplug release " + address
+	case barred.Veto: // a rule or a hand would be refused
+		return "it cannot be taken as it is: " + barred.Text + ": " + barred.Remedy
+	case slices.ContainsFunc(say.Steps, hidden):
+		return "to have it taken, say vmd = true in the rule, or for once: vfio-hotplug bind " + address
+	}
+	return "to have it taken, write a rule for it in /etc/vfio-hotplug/policy.toml: see vfio-hotplug-policy(5); or for once: vfio-hotplug bind " + address
+}
+
+// barredByVMD is the veto of a drive that shares its group with its VMD
+// controller, whatever the rules may say of it.
+func (j *judge) barredByVMD() Check {
+	if !j.facts.VMD || j.facts.IOMMUGroup == pci.NoGroup {
+		return Check{}
+	}
+	asked := *j
+	asked.driver = policy.VFIO
+	return asked.checkGroup()
+}
+
+// refused concludes from the first veto, and names the others, so that nobody
+// takes the first for the only one.
+func refused(say *Judgement) bool {
+	var vetoes []string
+	for _, c := range say.Checks {
+		switch {
+		case !c.Veto:
+			continue
+		case len(vetoes) == 0:
+			say.Outcome, say.Reason, say.Next = Refused, c.Name+": "+c.Text, c.Remedy
+		}
+		vetoes = append(vetoes, c.Name)
+	}
+	if len(vetoes) > 1 {
+		say.Reason += "; and so says: " + strings.Join(vetoes[1:], ", ")
+	}
+	return len(vetoes) > 0
 }

@@ -17,8 +17,18 @@ func (t *taking) already(ctx context.Context) Result {
 	switch {
 	case t.prior != nil && t.prior.Stage != ledger.Taken:
 		t.origin = bind.State(t.prior.Before)
+		if len(t.prior.With) > 0 {
+			t.remember(t.driver, "")
+			if c := t.checkGroup(); c.Veto {
+				return t.refused(ctx, c)
+			}
+			if result, ok := t.bringAlong(ctx); !ok {
+				return result
+			}
+		}
 		// A release that was cut short may have pointed it elsewhere.
-		if err := t.Device.SetOverride(t.driver); err != nil {
+		err := t.patiently("write driver_override", func() error { return t.Device.SetOverride(t.driver) })
+		if err != nil {
 			return t.failure(ctx, err)
 		}
 		return t.bound(ctx, t.prior.Before.Driver)
@@ -61,9 +71,11 @@ func (t *taking) bound(ctx context.Context, from string) Result {
 	}
 	result := t.verified(outcome)
 	result.From, result.Latency, result.Reason = from, latency, t.decision.Reason
-	if t.Arrival == HotAdd && !t.unread() && t.expected() && t.Guard.held(t.At) {
+	if t.guarded() {
 		result.Guard = string(t.Guard.Mode)
-		result.Missed = named
+		if named {
+			t.missed = from
+		}
 	}
 	line := t.line(ledger.Taken)
 	line.Outcome, line.Latency = string(outcome), latency
@@ -134,6 +146,9 @@ func (t *taking) interrupted() Result {
 
 // refused is a veto's result.
 func (t *taking) refused(ctx context.Context, c Check) Result {
+	if c.Name != groupCheck {
+		t.inTheWay = ""
+	}
 	return t.giveUp(ctx, Result{Outcome: Refused, Reason: c.Name + ": " + c.Text, Remedy: c.Remedy})
 }
 
@@ -143,6 +158,9 @@ func (t *taking) refused(ctx context.Context, c Check) Result {
 // is told, and the ledger keeps it for the next try.
 func (t *taking) giveUp(ctx context.Context, result Result) Result {
 	if t.dirty {
+		if held := t.opened(t.ours); held.Veto && t.back.Driver != t.ours {
+			return t.stays(result, held)
+		}
 		err := t.putBack(ctx)
 		if ctx.Err() != nil {
 			return t.interrupted()
@@ -160,6 +178,43 @@ func (t *taking) giveUp(ctx context.Context, result Result) Result {
 	return result
 }
 
+// opened is checkHolders of a device that is on a driver now: nobody can have
+// another open through a node that we know.
+func (t *taking) opened(driver string) Check {
+	if now, err := t.Device.Driver(); err != nil || now != driver {
+		return pass("open", "it is not on %s", driver)
+	}
+	return t.checkHolders()
+}
+
+// stays ends an operation that ought to be put back, where a program has opened
+// the device meanwhile: it is taken, and a release gives it back.
+func (t *taking) stays(result Result, held Check) Result {
+	result.Driver, t.dirty = t.ours, false
+	result.Reason += "; it stays on " + t.ours + ": " + held.Text
+	result.Remedy = cmp.Or(held.Remedy, "see who has it") + ", then vfio-hotplug release " + t.Device.Address().String()
+	line := t.line(ledger.Taken)
+	line.Driver, line.Outcome = t.ours, string(Taken)
+	// The way back may have begun.
+	err := t.patiently("write driver_override", func() error { return t.Device.SetOverride(t.ours) })
+	if err = errors.Join(err, t.Ledger.Put(line)); err != nil {
+		result.Outcome, result.Reason = Failed, result.Reason+"; "+oneLine(err)
+	}
+	return result
+}
+
+// stayed has the ledger say that a device is taken which the guard caught and
+// which was to be let through, but a program has opened it since.
+func (t *taking) stayed() error {
+	// The way to its own driver may have begun.
+	err := t.patiently("write driver_override", func() error { return t.Device.SetOverride(t.prior.Driver) })
+	if err != nil {
+		return err
+	}
+	t.prior.Stage, t.prior.Outcome = ledger.Taken, string(Taken)
+	return t.Ledger.Put(*t.prior)
+}
+
 // putBack puts a device back to what it was. A new one that the guard would
 // catch again goes to its driver by name.
 func (t *taking) putBack(ctx context.Context) error {
@@ -169,10 +224,20 @@ func (t *taking) putBack(ctx context.Context) error {
 		back = bind.State{Driver: t.natural(ctx)}
 	}
 	err := t.patiently("put back", func() error {
-		return bind.Restore(ctx, t.Device, t.ours, back, t.lock.File())
+		return t.restore(ctx, t.ours, back)
 	})
 	if err == nil && named && back.Driver == "" {
 		err = t.offer()
+	}
+	return err
+}
+
+// restore is bind.Restore, once more where it did not come to its end: a fault
+// that passes must not leave a device half way back.
+func (t *taking) restore(ctx context.Context, ours string, before bind.State) error {
+	err := bind.Restore(ctx, t.Device, ours, before, t.lock.File())
+	if err != nil && ctx.Err() == nil {
+		err = bind.Restore(ctx, t.Device, ours, before, t.lock.File())
 	}
 	return err
 }

@@ -40,6 +40,11 @@ type judge struct {
 	decision policy.Decision
 	driver   string // the driver it is to have, "auto" resolved
 	dry      bool   // load no module
+	// inTheWay names those that stand in the way in the device's IOMMU group, as
+	// checkGroup has found it; along are those of them that may be taken along,
+	// if that is all of them.
+	inTheWay string
+	along    []pci.Address
 }
 
 // decide reads the device and asks the policy; a hand may add to the answer.
@@ -54,6 +59,9 @@ func (j *judge) decide() error {
 		return err
 	}
 	j.decision = j.asked.Decide(&j.facts)
+	if j.decision.Verdict == policy.None && j.bridge() {
+		j.decision.Reason = "a bridge is never bound"
+	}
 	if j.Arrival == ByHand {
 		j.obey()
 	}
@@ -68,7 +76,7 @@ func (j *judge) decide() error {
 // rule that says leave stands above it.
 func (j *judge) obey() {
 	d := &j.decision
-	if d.Verdict == policy.None && j.facts.Class>>16 != 0x06 {
+	if d.Verdict == policy.None && !j.bridge() {
 		d.Verdict, d.Driver, d.Takeover = policy.Bind, policy.VFIO, policy.Blank
 		d.Reason = "asked for by hand"
 	}
@@ -79,6 +87,8 @@ func (j *judge) obey() {
 		d.Takeover = *j.Hand.Takeover
 	}
 }
+
+func (j *judge) bridge() bool { return j.facts.Class>>16 == 0x06 }
 
 // resolve turns "auto" into the name of a driver.
 func (j *judge) resolve(driver string) (string, error) {
@@ -128,7 +138,8 @@ func (j *judge) driverOf(module string) (string, error) {
 
 const releasedCheck = "released by hand"
 
-// checkReleased: what a hand gave back stays back until it is plugged again.
+// checkReleased: what a hand gave back stays back until it is plugged again, or
+// the machine boots.
 func (j *judge) checkReleased() Check {
 	const name = releasedCheck
 	released, err := j.Ledger.Released(j.facts.Address, j.Device.Identity())
@@ -136,7 +147,7 @@ func (j *judge) checkReleased() Check {
 	case err != nil:
 		return veto(name, "remove the file that it names", "%v", err)
 	case released:
-		return veto(name, "vfio-hotplug bind "+j.facts.Address.String(), "it was released by hand and stays so until it is plugged again")
+		return veto(name, "vfio-hotplug bind "+j.facts.Address.String(), "it was released by hand and stays so until it is plugged again or the machine boots")
 	}
 	return pass(name, "no")
 }
@@ -173,7 +184,7 @@ func (j *judge) checkVFs() Check {
 		return veto(name, "", "they cannot be counted: %v", err)
 	case facts.VFs > 0:
 		return veto(name, fmt.Sprintf("if nobody uses them: echo 0 > /sys/bus/pci/devices/%s/sriov_numvfs", j.facts.Address),
-			"%d are enabled", facts.VFs)
+			"%d enabled", facts.VFs)
 	}
 	return pass(name, "none")
 }
@@ -184,44 +195,13 @@ func (j *judge) takenAway(entry *ledger.Entry, now string) (reason, remedy strin
 	if entry == nil || entry.Stage != ledger.Taken || entry.Driver == now {
 		return "", ""
 	}
-	return fmt.Sprintf("it was bound to %s, and somebody else has since given it to %s", entry.Driver, orNone(now)),
-		"vfio-hotplug bind " + j.facts.Address.String()
+	return givenAway(j.facts.Address, entry.Driver, now)
 }
 
-// checkGroup: vfio needs an IOMMU group of which no other member does DMA for
-// the kernel.
-func (j *judge) checkGroup() Check {
-	const name = "IOMMU group"
-	if !isVFIO(j.driver) {
-		return pass(name, "not needed by %s", j.driver)
-	}
-	if j.facts.IOMMUGroup == pci.NoGroup {
-		return j.checkNoGroup(name)
-	}
-	group, err := iommu.ReadGroup(j.FS.Root(), j.facts.IOMMUGroup)
-	if err != nil {
-		return veto(name, "", "%v", err)
-	}
-	if others := group.InTheWay(j.facts.Address); len(others) > 0 {
-		words := make([]string, len(others))
-		for i, m := range others {
-			words[i] = m.String()
-		}
-		return veto(name, "give every device of the group to vfio, or plug the drive where it has a group of its own",
-			"group %d would not be viable, because of %s", group.Number, strings.Join(words, ", "))
-	}
-	return pass(name, "%d is viable", group.Number)
-}
-
-func (j *judge) checkNoGroup(name string) Check {
-	state, err := iommu.ReadState(j.FS.Root())
-	switch {
-	case err != nil:
-		return veto(name, "", "%v", err)
-	case state.NoIOMMU:
-		return pass(name, "none; vfio is in its no-IOMMU mode, without protection")
-	}
-	return veto(name, state.Remedy(), "the device is in none, so vfio could not keep it from the rest of memory")
+// givenAway says that somebody else has given a device to another driver.
+func givenAway(a pci.Address, ours, now string) (reason, remedy string) {
+	return fmt.Sprintf("it was bound to %s, and somebody else has since given it to %s", ours, orNone(now)),
+		"vfio-hotplug bind " + a.String()
 }
 
 // node is the node through which a program drives the device, "" for none.
@@ -248,9 +228,9 @@ func (j *judge) checkDriver(ctx context.Context, load bool) Check {
 	}
 	switch {
 	case err != nil:
-		return veto(name, "modprobe "+j.driver, "%s cannot be loaded: %v", j.driver, err)
+		return veto(name, "is the name right? If so: modprobe "+j.driver, "%s cannot be loaded: %v", j.driver, err)
 	case !there && load:
-		return veto(name, "modprobe "+j.driver, "module %s was loaded, but registered no such driver", j.driver)
+		return veto(name, "is the name right? If so: modprobe "+j.driver, "module %s was loaded, but registered no such driver", j.driver)
 	case !there:
 		return pass(name, "%s is not loaded; it would be", j.driver)
 	}
@@ -278,10 +258,4 @@ func (j *judge) entry() (*ledger.Entry, error) {
 		return nil, nil
 	}
 	return &entry, nil
-}
-
-// isVFIO reports whether a driver is vfio-pci or, by its name, a variant of it.
-func isVFIO(driver string) bool {
-	driver = strings.ReplaceAll(driver, "_", "-")
-	return driver == policy.VFIO || strings.HasSuffix(driver, "-"+policy.VFIO)
 }

@@ -37,10 +37,13 @@ type Operator struct {
 
 // Uses finds out who uses a device.
 type Uses interface {
-	// Look gives what stands in the way of taking the device. With blank it also
-	// looks for signatures on it. What it holds open stays so until the Hold is
+	// Look gives what stands in the way of taking the device, as far as how asks
+	// for it. What it holds open stays so until the Hold is
 	// closed; a nil Hold is an empty one.
 	Look(ctx context.Context, dev *sysfs.Device, facts pci.Device, how inuse.How) (inuse.Report, *inuse.Hold, error)
+	// Awaited gives what the machine has put down for use and is not there yet,
+	// though a drive that no driver has read may bring it; "" for nothing.
+	Awaited() (string, error)
 }
 
 // Limits are the times after which waiting for the kernel ends.
@@ -71,10 +74,11 @@ type Arrival uint8
 
 // The arrivals.
 const (
-	Found  Arrival = iota // by a scan
-	HotAdd                // by an add event of the kernel
-	ByHand                // by a command
-	AtBoot                // by the scan before udev loads drivers
+	Found     Arrival = iota // by a scan
+	HotAdd                   // by an add event of the kernel
+	ByHand                   // by a command
+	AtBoot                   // by the scan before udev loads drivers
+	Bystander                // not at all: others do something with it
 )
 
 // Request asks for a device to be judged and, if all is well, taken.

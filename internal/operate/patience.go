@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"vfio-hotplug/internal/ledger"
+	"vfio-hotplug/internal/pci"
 )
 
 // patiently runs a step that the kernel may not come back from, and reports it
@@ -18,10 +20,22 @@ func (j *judge) patiently(step string, run func() error) error {
 	}
 	p := &patience{wait: j.Limit.Slow, start: time.Now()}
 	p.mu.Lock()
-	p.timer = time.AfterFunc(p.wait, func() { p.report(func(since time.Duration) { j.Slow(step, since) }) })
+	p.timer = time.AfterFunc(p.wait, func() {
+		at := j.heldUp(step) // not under the lock: this look may hang as well
+		p.report(func(since time.Duration) { j.Slow(at, since) })
+	})
 	p.mu.Unlock()
 	defer p.end()
 	return run()
+}
+
+// heldUp names a step and, where the kernel waits for programs that hold the
+// device, them.
+func (j *judge) heldUp(step string) string {
+	if who, _ := j.awaited(j.Device); who != "" {
+		return step + ", held up by " + who + ","
+	}
+	return step
 }
 
 // patience is the timer of one step.
@@ -51,13 +65,32 @@ func (p *patience) end() {
 	p.timer.Stop()
 }
 
-// enter takes the device's lock, and reports whether it had to wait for it. A
-// process that hangs in an earlier operation on the device still has it: a
+// enter takes the locks of the device and of those that may have to come along,
+// and reports whether it had to wait. All who want several take them in order
+// of address and while they have no other, so that nobody waits in a ring.
+//
+// A process that hangs in an earlier operation on a device still has its lock: a
 // person is told who after a while, the daemon waits.
 func (t *taking) enter(ctx context.Context) (waited bool, err error) {
-	t.lock, err = t.Ledger.Lock(t.Device.Address())
+	all := append([]pci.Address{t.Device.Address()}, t.beside...)
+	slices.SortFunc(all, pci.Address.Compare)
+	t.locks = map[pci.Address]*ledger.Lock{}
+	for _, a := range slices.Compact(all) {
+		lock, wait, err := t.enterOne(ctx, a)
+		if err != nil {
+			t.leave()
+			return waited, err
+		}
+		t.locks[a], waited = lock, waited || wait
+	}
+	t.lock = t.locks[t.Device.Address()]
+	return waited, nil
+}
+
+func (t *taking) enterOne(ctx context.Context, a pci.Address) (lock *ledger.Lock, waited bool, err error) {
+	lock, err = t.Ledger.Lock(a)
 	if !errors.Is(err, ledger.ErrLocked) {
-		return false, err
+		return lock, false, err
 	}
 	patient := ctx
 	if t.Arrival == ByHand {
@@ -65,8 +98,21 @@ func (t *taking) enter(ctx context.Context) (waited bool, err error) {
 		patient, cancel = context.WithTimeout(ctx, t.Limit.Slow)
 		defer cancel()
 	}
-	return true, t.patiently(fmt.Sprintf("wait: %v", err), func() (err error) {
-		t.lock, err = t.Ledger.LockWait(patient, t.Device.Address())
+	err = t.patiently(fmt.Sprintf("wait: %v", err), func() (err error) {
+		lock, err = t.Ledger.LockWait(patient, a)
 		return err
 	})
+	return lock, true, err
+}
+
+// leave gives up what an operation holds: the devices that were to come along,
+// and the locks.
+func (t *taking) leave() {
+	for _, c := range t.companions {
+		_ = c.hold.Close()
+		_ = c.Device.Close()
+	}
+	for _, lock := range t.locks {
+		_ = lock.Unlock()
+	}
 }

@@ -36,6 +36,9 @@ func (o *Operator) settle(ctx context.Context, a pci.Address, g *Guarding) error
 		return unlessGone(err)
 	}
 	defer dev.Close()
+	if o.checkLeaving(dev).Veto { // whoever caught it has it no more
+		return nil
+	}
 	nothing := func() *policy.Policy { return nil }
 	r := o.Take(ctx, Request{Device: dev, Policy: nothing, Arrival: Found, Guard: g})
 	if r.Outcome == Left || r.Outcome == Gone {
@@ -60,16 +63,19 @@ func (t *taking) match(ctx context.Context, driver string) Result {
 	if t.facts.Driver != "" {
 		return t.left("it has a driver", "")
 	}
+	if result, stuck := t.leaving(ctx); stuck {
+		return result
+	}
 	if _, err = t.enter(ctx); err != nil {
 		return t.failure(ctx, err)
 	}
-	defer t.lock.Unlock()
+	defer t.leave()
 	override, err := t.override()
 	if err == nil && override != "" && override != driver {
 		return t.left("its driver_override is "+override, "")
 	}
 	if err == nil {
-		err = unlessGone(unlessUnmatched(t.Device.Bind(driver)))
+		err = t.patiently("offer to "+driver, func() error { return unlessGone(unlessUnmatched(t.Device.Bind(driver))) })
 	}
 	now, _ := t.Device.Driver()
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -128,12 +129,26 @@ func (o *Operator) Free(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		err = d.SwapOverride(ctx, Unoffered, "", lock.File())
-		if err == nil {
-			err = d.Probe()
-		}
-		return errors.Join(unlessOther(err), lock.Unlock())
+		return errors.Join(o.free(ctx, d, lock.File()), lock.Unlock())
 	})
+}
+
+// free lets go of one device. The ledger says so meanwhile, if it can: whoever
+// comes after one that was killed between the two writes finishes it.
+func (o *Operator) free(ctx context.Context, d *sysfs.Device, lock *os.File) error {
+	if override, err := d.Override(); err != nil || override != Unoffered {
+		return err
+	}
+	unnoted := o.Ledger.Put(ledger.Entry{Address: d.Address(), Identity: d.Identity(), Before: ledger.Before{New: true},
+		Driver: Unoffered, At: time.Now(), Stage: ledger.Letting})
+	err := d.SwapOverride(ctx, Unoffered, "", lock)
+	if err == nil {
+		err = d.Probe()
+	}
+	if err = unlessOther(err); err != nil || unnoted != nil {
+		return errors.Join(err, unnoted)
+	}
+	return o.Ledger.Delete(d.Address())
 }
 
 // each does something to devices at the same time and waits for it, for a few
@@ -141,9 +156,11 @@ func (o *Operator) Free(ctx context.Context) error {
 func (o *Operator) each(ctx context.Context, seats []guard.Seat, do func(context.Context, *sysfs.Device) error) error {
 	var mu sync.Mutex
 	faults := map[pci.Address]error{}
-	var work sync.WaitGroup
 	for _, seat := range seats {
 		faults[seat.Address] = errors.New("it has not answered: dmesg")
+	}
+	var work sync.WaitGroup
+	for _, seat := range seats {
 		work.Go(func() {
 			err := o.with(seat, func(d *sysfs.Device) error { return do(ctx, d) })
 			mu.Lock()

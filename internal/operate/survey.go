@@ -17,8 +17,14 @@ type Line struct {
 	Entry *ledger.Entry
 	// Released says that a hand gave it back.
 	Released bool
+	// Barred names those of its IOMMU group that keep programs from it although
+	// vfio has it; "" for nobody.
+	Barred string
 	// Node is the node of a user-space driver, "" for none.
 	Node string
+	// Leaving is why the kernel does not come to the end of taking its driver
+	// from it; no veto where it is not at that.
+	Leaving Check
 }
 
 // Named reports whether the policy names the device or we have changed it.
@@ -62,6 +68,18 @@ func (o *Operator) survey(a pci.Address, p *policy.Policy) (Line, error) {
 	}
 	line.Decision = p.Decide(&line.Device)
 	line.Node = o.node(dev)
+	if line.Node != "" || policy.IsVFIO(line.Driver) {
+		standing, err := o.standing(line.Device)
+		if err != nil {
+			return line, err
+		}
+		if standing.Open {
+			line.Barred = standing.InTheWay
+		}
+	}
+	if line.Driver == "" {
+		line.Leaving = o.checkLeaving(dev)
+	}
 	if line.Entry, err = j.entry(); err != nil {
 		return line, err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"vfio-hotplug/internal/bind"
 	"vfio-hotplug/internal/guard"
+	"vfio-hotplug/internal/inuse"
 	"vfio-hotplug/internal/ledger"
 	"vfio-hotplug/internal/pci"
 	"vfio-hotplug/policy"
@@ -32,7 +33,15 @@ func (o *Operator) Take(ctx context.Context, r Request) Result {
 type taking struct {
 	judge
 	lock  *ledger.Lock
-	prior *ledger.Entry // what the ledger said of this device when we came
+	locks map[pci.Address]*ledger.Lock // lock, and those of the devices in beside
+	// beside are devices whose locks are held too, since they may have to come
+	// along, and companions those that do; restart says that the operation is to
+	// begin again, with the locks of all in beside.
+	beside     []pci.Address
+	companions []*companion
+	restart    bool
+	party      []pci.Address // the others of the transaction
+	prior      *ledger.Entry // what the ledger said of this device when we came
 	// back is what the device is put back to when this operation fails, and
 	// ours the driver that its override then names if it is our doing.
 	back bind.State
@@ -46,15 +55,29 @@ type taking struct {
 	fresh bool
 	// unoffered says that udev's coldplug has kept drivers from it.
 	unoffered bool
+	// missed is the driver that had it although a guard was armed, "" for none.
+	missed string
+	// inUse is what stood in the way when it was last looked at, nil for nothing.
+	inUse *inuse.Report
 }
 
 // told completes a result with what every result tells.
 func (t *taking) told(r Result) Result {
-	r.Address, r.Group, r.Slot = t.Device.Address(), t.facts.IOMMUGroup, t.facts.Slot
+	if r.Outcome != Refused {
+		t.inTheWay = ""
+	}
+	r.Address, r.Group, r.Slot, r.InTheWay = t.Device.Address(), t.facts.IOMMUGroup, t.facts.Slot, t.inTheWay
 	if t.decision.Rule != nil {
 		r.Rule = t.decision.Rule.Name
 	}
-	r.Seen = r.Driver != "" && (r.Outcome.Bound() || !t.caughtBy(r.Driver))
+	known := t.facts.IDs() != pci.IDs{} // what could not be read may be the guard's catch
+	r.Seen = r.Driver != "" && (r.Outcome.Bound() || known && !t.caughtBy(r.Driver))
+	if r.Outcome == Refused {
+		r.InUse = t.inUse
+	}
+	if t.missed != "" {
+		r.Missed, r.Guard, r.From = true, string(t.Guard.Mode), t.missed
+	}
 	return r
 }
 
@@ -63,20 +86,34 @@ func (t *taking) take(ctx context.Context) Result {
 	if err := t.decide(); err != nil {
 		return t.failure(ctx, err)
 	}
+	if result, stuck := t.leaving(ctx); stuck {
+		return result
+	}
 	if t.decision.Verdict != policy.Bind && !t.halfDone() && !t.mayBeCaught() {
 		return t.left(t.decision.Reason, "")
 	}
-	waited, err := t.enter(ctx)
-	if err != nil {
-		return t.failure(ctx, err)
-	}
-	defer t.lock.Unlock()
-	if waited {
-		if err := t.decide(); err != nil {
+	for again := false; ; again = true {
+		waited, err := t.enter(ctx)
+		if err != nil {
 			return t.failure(ctx, err)
 		}
+		if waited || again {
+			err = t.decide()
+		}
+		var result Result
+		if err != nil {
+			result = t.failure(ctx, err)
+		} else {
+			result = t.locked(ctx)
+		}
+		if !t.restart {
+			result = t.together(ctx, result)
+			t.leave()
+			return result
+		}
+		t.leave()
+		*t = taking{judge: judge{Operator: t.Operator, Request: t.Request}, beside: t.beside}
 	}
-	return t.locked(ctx)
 }
 
 // halfDone reports whether an earlier operation was cut short, or may have been.
@@ -95,11 +132,17 @@ func (t *taking) locked(ctx context.Context) Result {
 		switch {
 		case t.prior.Stage == ledger.Releasing && t.Arrival != ByHand:
 			return t.giveBack(ctx, *t.prior)
+		case t.prior.Stage == ledger.Letting && t.opened(t.prior.Driver).Veto:
+			if err := t.stayed(); err != nil {
+				return t.failure(ctx, err)
+			}
 		case t.prior.Stage == ledger.Letting:
 			if _, err := t.let(ctx, t.prior.Driver); err != nil {
 				return t.failure(ctx, err)
 			}
 			t.prior = nil
+		case t.prior.Stage == ledger.Taking && !t.haveLocked(t.prior.With):
+			return t.startOver(t.prior.With)
 		}
 	}
 	now, err := t.Device.Driver()
@@ -130,6 +173,7 @@ func (t *taking) locked(ctx context.Context) Result {
 	if reason, remedy := t.takenAway(t.prior, now); reason != "" && t.Arrival != ByHand {
 		return t.left(reason, remedy)
 	}
+	t.miss(now)
 	override, err := t.override()
 	if err != nil {
 		return t.failure(ctx, err)
@@ -197,8 +241,11 @@ func (t *taking) remember(driver, override string) {
 // cannot be bound before the kernel has set it up: the override then stands,
 // and either the kernel attaches the driver itself or a later probe does.
 func (t *taking) attach(ctx context.Context) Result {
-	if err := t.record(); err != nil {
-		return t.refused(ctx, veto("ledger", "", "%v", err))
+	if result, ok := t.bringAlong(ctx); !ok {
+		return result
+	}
+	if err := t.record(ctx); err != nil {
+		return t.unrecorded(ctx, err)
 	}
 	var now string
 	err := t.patiently("write driver_override", func() (err error) {
@@ -209,7 +256,7 @@ func (t *taking) attach(ctx context.Context) Result {
 	defer giveUp.Stop()
 	for pause := 5 * time.Millisecond; now == ""; pause = min(2*pause, time.Second) {
 		if err == nil {
-			now, err = bind.Insist(t.Device, t.driver)
+			now, err = t.insist()
 		}
 		if err == nil {
 			continue
@@ -228,7 +275,7 @@ func (t *taking) attach(ctx context.Context) Result {
 		if result, changed := t.reconsider(ctx); changed {
 			return result
 		}
-		now, err = bind.Probe(t.Device)
+		now, err = t.probe()
 	}
 	switch {
 	case err != nil:
@@ -239,13 +286,35 @@ func (t *taking) attach(ctx context.Context) Result {
 		return t.fromCatcher(ctx, now)
 	}
 	// The race was lost: another driver matched before the override stood.
+	t.miss(now)
 	return t.takeFrom(ctx, now)
 }
 
+// probe is bind.Probe; the kernel waits in it for the device, and for whatever
+// driver matches.
+func (t *taking) probe() (now string, err error) {
+	err = t.patiently("probe", func() error {
+		now, err = bind.Probe(t.Device)
+		return err
+	})
+	return now, err
+}
+
+// insist is bind.Insist for the wanted driver.
+func (t *taking) insist() (now string, err error) {
+	err = t.patiently("bind to "+t.driver, func() error {
+		now, err = bind.Insist(t.Device, t.driver)
+		return err
+	})
+	return now, err
+}
+
 // notYet reports whether a driver cannot match the device so far: it has been
-// announced, but the kernel is still setting it up.
+// announced, but the kernel is still setting it up. An override can be written
+// from the first on; without one, a probe would be for any driver.
 func notYet(err error) bool {
-	return errors.Is(err, syscall.ENODEV) && !errors.Is(err, bind.ErrGone)
+	fault, ok := errors.AsType[*bind.Error](err)
+	return ok && fault.Step != bind.StepOverride && errors.Is(err, syscall.ENODEV) && !errors.Is(err, bind.ErrGone)
 }
 
 // reconsider asks the policy again, if it has been reloaded meanwhile. A
@@ -268,13 +337,25 @@ func (t *taking) reconsider(ctx context.Context) (Result, bool) {
 	return Result{}, false
 }
 
-// record writes down what there was, before the first change.
-func (t *taking) record() error {
+// record writes down what there was, before the first change. Once ctx has ended
+// nothing is begun.
+func (t *taking) record(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if err := t.Ledger.Put(t.line(ledger.Taking)); err != nil {
 		return err
 	}
 	t.ours, t.dirty = t.driver, true
 	return nil
+}
+
+// unrecorded is the result where nothing could be written down.
+func (t *taking) unrecorded(ctx context.Context, err error) Result {
+	if ctx.Err() != nil {
+		return t.interrupted()
+	}
+	return t.refused(ctx, veto("ledger", "", "%v", err))
 }
 
 func (t *taking) line(stage ledger.Stage) ledger.Entry {
@@ -285,6 +366,9 @@ func (t *taking) line(stage ledger.Stage) ledger.Entry {
 		Driver:   t.driver,
 		At:       time.Now(),
 		Stage:    stage,
+	}
+	if stage == ledger.Taking {
+		line.With = t.party
 	}
 	if t.decision.Rule != nil {
 		line.Rule = t.decision.Rule.Name

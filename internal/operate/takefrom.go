@@ -13,7 +13,7 @@ import (
 // takeFrom takes a device from another driver, if it is not in use.
 func (t *taking) takeFrom(ctx context.Context, from string) Result {
 	t.back.Driver, t.back.New = from, false
-	if t.origin.New {
+	if t.prior == nil || t.origin.New {
 		t.origin = t.back
 	}
 	if reason := t.tooEarly(from); reason != "" {
@@ -22,6 +22,7 @@ func (t *taking) takeFrom(ctx context.Context, from string) Result {
 	for _, check := range []func() Check{
 		func() Check { return t.checkTakeover(from) },
 		t.checkVFs,
+		t.checkGroup, // a sibling may have come, or lost its race, since the first look
 	} {
 		if c := check(); c.Veto {
 			return t.refused(ctx, c)
@@ -38,8 +39,14 @@ func (t *taking) takeFrom(ctx context.Context, from string) Result {
 	if result, changed := t.reconsider(ctx); changed {
 		return result
 	}
-	if err := t.record(); err != nil {
-		return t.refused(ctx, veto("ledger", "", "%v", err))
+	if result, ok := t.bringAlong(ctx); !ok {
+		return result
+	}
+	if c := t.shows(ctx, from); c.Veto { // what has begun since, and claims nothing
+		return t.refused(ctx, c)
+	}
+	if err := t.record(ctx); err != nil {
+		return t.unrecorded(ctx, err)
 	}
 	files := append(hold.Files(), t.lock.File())
 	err = t.patiently("unbind from "+from, func() error {
@@ -54,8 +61,15 @@ func (t *taking) takeFrom(ctx context.Context, from string) Result {
 // holdUnused looks whether the device is in use and, if not, keeps hold of it
 // so that nobody can begin. It waits until its driver has brought it up: before
 // that, an empty device and a full one look the same.
+//
+// A device that a scan has found may have been in use for long. While that
+// shows it is not opened, so that nobody is kept from it.
 func (t *taking) holdUnused(ctx context.Context, from string) (*inuse.Hold, Check, error) {
-	const name = "in use"
+	if t.Arrival == Found {
+		if c := t.shows(ctx, from); c.Veto {
+			return nil, c, nil
+		}
+	}
 	how := inuse.How{Blank: t.decision.Takeover == policy.Blank, Exclusive: true}
 	facts := t.facts
 	facts.Driver = from
@@ -74,19 +88,41 @@ func (t *taking) holdUnused(ctx context.Context, from string) (*inuse.Hold, Chec
 		case errors.As(err, &unsettled):
 		case err != nil:
 			return nil, Check{}, err
-		case report.Veto():
-			return hold, veto(name, report.Remedy(), "%s", report), nil
 		default:
-			return hold, pass(name, "%s", report), nil
+			return hold, t.unused(report), nil
 		}
 		select {
 		case <-t.watch().Wake():
 		case <-time.After(pause):
 		case <-giveUp.C:
-			return nil, veto(name, "look at the drive: nvme list; dmesg",
+			return nil, veto(inUse, "look at the drive: nvme list; dmesg",
 				"it could not be checked in %v: %v", limit, err), nil
 		case <-ctx.Done():
 			return nil, Check{}, ctx.Err()
 		}
 	}
+}
+
+// inUse is the name of the check of who uses a device.
+const inUse = "in use"
+
+// unused is the check that a report makes.
+func (t *taking) unused(report inuse.Report) Check {
+	if report.Veto() {
+		t.inUse = &report
+		return veto(inUse, report.Remedy(), "%s", report)
+	}
+	return pass(inUse, "%s", report)
+}
+
+// shows is the check of the uses that show. It opens no node of the device. What
+// keeps it from looking is for the full look to tell.
+func (t *taking) shows(ctx context.Context, driver string) Check {
+	facts := t.facts
+	facts.Driver = driver
+	report, _, err := t.Uses.Look(ctx, t.Device, facts, inuse.How{Passive: true})
+	if err != nil {
+		return pass(inUse, "%v", err)
+	}
+	return t.unused(report)
 }

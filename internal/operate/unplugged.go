@@ -27,6 +27,9 @@ func (o *Operator) Unplugged(a pci.Address) (Result, bool) {
 	}
 	result := Result{Address: a, Outcome: Gone, Group: pci.NoGroup, Rule: entry.Rule, From: entry.Driver,
 		Reason: fmt.Sprintf("it was unplugged; it was on %s", entry.Driver)}
+	if unoffered(entry) {
+		result.From, result.Reason = "", "it was unplugged; no driver had been offered it"
+	}
 	if err := o.Ledger.Delete(a); err != nil {
 		result.Reason += "; " + err.Error()
 	}
