@@ -10,11 +10,14 @@ import (
 	"vfio-hotplug/internal/operate"
 )
 
+// ErrLate says that a scan at boot was not through in its time.
+var ErrLate = errors.New("some devices have not answered in time: the daemon goes on with them")
+
 // Boot looks once at every device that is there, before udev loads drivers, and
 // takes those that the policy wants and that no driver has. All others are left
-// to Run. It returns when every device has been looked at, or when ctx ends:
-// what is half done then stands in the ledger, and Run finishes it. It needs no
-// event source.
+// to Run. It returns when every device has been looked at, or with
+// ErrLate when ctx ends: what is half done then stands in the ledger, and Run
+// finishes it. It needs no event source.
 func (d *Daemon) Boot(ctx context.Context) error {
 	present, err := d.FS.Devices()
 	if err != nil {
@@ -33,7 +36,7 @@ func (d *Daemon) Boot(ctx context.Context) error {
 	case <-looked:
 		return nil
 	case <-ctx.Done():
-		return errors.New("some devices have not answered in time: the daemon goes on with them")
+		return ErrLate
 	}
 }
 
@@ -43,7 +46,11 @@ func (d *Daemon) free(ctx context.Context) {
 	if d.Kept == nil {
 		return
 	}
-	if err := errors.Join(d.Operator.Free(ctx), d.Kept()); err != nil && ctx.Err() == nil {
-		d.Log.Error("let go of what was kept at boot: "+oneLine(err), journal.MessageFailed.Attr())
+	err := d.Operator.Free(ctx)
+	if err == nil {
+		err = d.Kept()
+	}
+	if err != nil && ctx.Err() == nil {
+		d.Log.Error("let go of what was kept at boot: "+oneLine(err)+"; next: systemctl restart vfio-hotplug", journal.MessageFailed.Attr())
 	}
 }

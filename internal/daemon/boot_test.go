@@ -2,8 +2,12 @@ package daemon_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -128,6 +132,35 @@ func TestAtBootADriveThatIsToBeReadFirstWaits(t *testing.T) {
 	})
 }
 
+// What fstab names and is not there yet may be on any drive that no driver has
+// read. A network card cannot bring it.
+func TestAtBootADriveThatTheMachineMayWaitForIsReadFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, 2, sysfstest.Options{Drivers: []string{"pcieport", "vfio-pci"}}, everyNVMe+"[[rule]]\nname = \"cards\"\nmatch = { class = \"nic\" }\n")
+		h.Plug(bayAt(1), sysfstest.Drive{})
+		h.Plug(bayAt(2), sysfstest.Drive{IDs: sysfstest.NIC()})
+		h.uses.awaited = "/etc/fstab line 3: LABEL=data on /srv"
+		if err := h.scanAtBoot(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		h.want(1, "", operate.Left)
+		h.want(2, "vfio-pci", operate.Direct)
+		if w := h.written(bayAt(1)); len(w) != 0 {
+			t.Errorf("it was written to: %v", w)
+		}
+		if said := h.log.lines("it may be what is not there yet of /etc/fstab line 3: LABEL=data on /srv"); len(said) != 1 {
+			t.Errorf("the log says why %d times", len(said))
+		}
+		if err := h.LoadModule("nvme"); err != nil { // udev's coldplug
+			t.Fatal(err)
+		}
+		h.uses.mount(1, "/srv")
+		h.start()
+		h.want(1, "nvme", operate.Refused)
+		h.end()
+	})
+}
+
 // The boot goes on when a device does not answer.
 func TestAtBootADeviceThatHangsIsLeftToTheDaemon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -144,8 +177,8 @@ func TestAtBootADeviceThatHangsIsLeftToTheDaemon(t *testing.T) {
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 		defer cancel()
-		if err := h.scanAtBoot(ctx); err == nil {
-			t.Error("the scan says that every device has answered")
+		if err := h.scanAtBoot(ctx); !errors.Is(err, daemon.ErrLate) {
+			t.Errorf("the scan says %v, want that not every device has answered", err)
 		}
 		h.want(2, "vfio-pci", operate.Direct)
 		close(hanging)
@@ -164,12 +197,7 @@ func TestAtBootADeviceThatHangsIsLeftToTheDaemon(t *testing.T) {
 // scan takes it on, without a moment in which nvme could have it.
 func TestADriveThatTheColdplugKeptComesDirectly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := build(t, 1, beforeNVMe(), everyNVMe)
-		h.Plug(bayAt(1), sysfstest.Drive{})
-		h.keep(1)
-		if err := h.LoadModule("nvme"); err != nil {
-			t.Fatal(err)
-		}
+		h := coldplugged(t, 1, everyNVMe)
 		h.start()
 		h.want(1, "vfio-pci", operate.Direct)
 		if touched := h.Touched(bayAt(1)); len(touched) != 1 {
@@ -185,18 +213,130 @@ func TestADriveThatTheColdplugKeptComesDirectly(t *testing.T) {
 // What the coldplug kept and the daemon does not take gets its own driver.
 func TestADriveThatTheColdplugKeptInVainGoesToItsDriver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := build(t, 1, beforeNVMe(), `[guard]`)
-		h.Plug(bayAt(1), sysfstest.Drive{})
-		h.keep(1)
-		if err := h.LoadModule("nvme"); err != nil {
-			t.Fatal(err)
-		}
+		h := coldplugged(t, 1, `[guard]`)
 		h.start()
 		if driver, override := h.Driver(bayAt(1)), h.Override(bayAt(1)); driver != "nvme" || override != "" {
 			t.Errorf("driver %q, override %q", driver, override)
 		}
 		h.end()
 	})
+}
+
+// Killed before any write of it, too: the next daemon goes on.
+func TestADriveThatTheColdplugKeptInVainOutlivesADaemon(t *testing.T) {
+	for n, reached := 0, true; reached; n++ {
+		reached = false
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := coldplugged(t, 1, `[guard]`)
+				dead, writes := make(chan struct{}), 0
+				h.Fault(func(op sysfstest.Op) error {
+					if op.Kind != sysfstest.OpWrite {
+						return nil
+					}
+					if writes++; writes > n {
+						reached = true
+						<-dead
+						return os.ErrClosed
+					}
+					return nil
+				})
+				h.start()
+				time.Sleep(time.Minute)
+				h.stop()
+				<-h.ended
+				if err := os.RemoveAll(filepath.Join(h.run, "lock")); err != nil { // the kernel unlocks for the dead
+					t.Fatal(err)
+				}
+				h.Fault(nil)
+
+				h.start()
+				time.Sleep(time.Minute)
+				if driver, override := h.Driver(bayAt(1)), h.Override(bayAt(1)); driver != "nvme" || override != "" {
+					t.Errorf("driver %q, override %q", driver, override)
+				}
+				if e := h.entries(); len(e) > 0 {
+					t.Errorf("the ledger says %+v", e)
+				}
+				h.end()
+				close(dead)
+				time.Sleep(time.Minute)
+			})
+		})
+	}
+}
+
+// Where the ledger cannot be written, too.
+func TestADriveThatTheColdplugKeptInVainNeedsNoLedger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := coldplugged(t, 1, `[guard]`)
+		if err := os.MkdirAll(filepath.Join(h.run, "devices", bayAt(1).String()+".json.tmp"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		h.start()
+		time.Sleep(time.Minute)
+		if driver, override := h.Driver(bayAt(1)), h.Override(bayAt(1)); driver != "nvme" || override != "" {
+			t.Errorf("driver %q, override %q", driver, override)
+		}
+		if len(h.log.lines("level=ERROR")) == 0 {
+			t.Error("nobody was told of the ledger")
+		}
+		h.end()
+	})
+}
+
+// What the coldplug kept was never taken: whoever meets it while it is let go of
+// does not say so, and a release of it is none.
+func TestADriveThatTheColdplugKeptWasNotTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := coldplugged(t, 2, `[guard]`)
+		h.start()
+		h.end()
+		for bay := 1; bay <= 2; bay++ { // killed after its probe
+			dev, err := h.FS().Open(bayAt(bay))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer dev.Close()
+			entry := ledger.Entry{Address: dev.Address(), Identity: dev.Identity(), Before: ledger.Before{New: true},
+				Driver: operate.Unoffered, At: time.Now(), Stage: ledger.Letting}
+			if err := h.operator.Ledger.Put(entry); err != nil {
+				t.Fatal(err)
+			}
+			if bay == 1 {
+				r := h.operator.Release(t.Context(), h.byHand(bay))
+				released, err := h.operator.Ledger.Released(dev.Address(), dev.Identity())
+				if r.Outcome != operate.Released || r.Driver != "nvme" || released || err != nil {
+					t.Errorf("released: %+v, noted %v, %v", r, released, err)
+				}
+			}
+		}
+		h.Unplug(bayAt(2))
+		h.start()
+		time.Sleep(time.Minute)
+		if said := h.log.lines(operate.Unoffered); len(said) > 0 {
+			t.Errorf("it is said %q", said)
+		}
+		if e := h.entries(); len(e) > 0 {
+			t.Errorf("the ledger says %+v", e)
+		}
+		h.end()
+	})
+}
+
+// coldplugged makes a machine with a drive in each bay, which the udev rules have
+// kept from nvme at the boot.
+func coldplugged(t *testing.T, bays int, policy string) *house {
+	t.Helper()
+	h := build(t, bays, beforeNVMe(), policy)
+	for bay := 1; bay <= bays; bay++ {
+		h.Plug(bayAt(bay), sysfstest.Drive{})
+		h.keep(bay)
+	}
+	if err := h.LoadModule("nvme"); err != nil {
+		t.Fatal(err)
+	}
+	return h
 }
 
 // keep does what the udev rules do.

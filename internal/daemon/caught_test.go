@@ -14,6 +14,7 @@ import (
 	"vfio-hotplug/internal/control"
 	"vfio-hotplug/internal/daemon"
 	"vfio-hotplug/internal/guard"
+	"vfio-hotplug/internal/pci"
 	"vfio-hotplug/internal/sysfstest"
 )
 
@@ -106,6 +107,35 @@ func TestCaughtWhileNobodyLooked(t *testing.T) {
 	}
 }
 
+// TestCaughtDuringARestart: the event waited in the socket. The drive comes
+// directly, and that is what is told.
+func TestCaughtDuringARestart(t *testing.T) {
+	for _, g := range guards {
+		t.Run(g.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := guarded(t, g.options, g.policy)
+				h.start()
+				time.Sleep(time.Second)
+				h.end()
+				h.queued = func() { h.Plug(bayAt(1), sysfstest.Drive{}) }
+				h.start()
+				time.Sleep(time.Minute)
+				want, not := "outcome=direct driver=vfio-pci", "outcome=taken"
+				if g.read {
+					want, not = "outcome=taken driver=vfio-pci from=nvme", "outcome=refused"
+				}
+				if wrong := h.log.lines(not); len(wrong) > 0 {
+					t.Errorf("the log has %q", wrong)
+				}
+				if len(h.log.lines(want)) == 0 {
+					t.Errorf("nothing in the log says %s", want)
+				}
+				h.end()
+			})
+		})
+	}
+}
+
 // TestKilledAtAnyTimeUnderAGuard freezes the daemon for good at every single
 // operation after a plug, which is a kill as the kernel sees it. The next one
 // ends where it would have.
@@ -143,10 +173,21 @@ func TestKilledAtAnyTimeUnderAGuard(t *testing.T) {
 	}
 }
 
-// plugAndKill plugs a drive, and freezes the daemon after the n-th operation
+// plugAndKill plugs a drive, and kills the daemon after the n-th operation from
+// then on, if there is one.
+func (h *house) plugAndKill(bay, n int) (killed bool) {
+	h.t.Helper()
+	return h.killDuring(n, func() {
+		h.events.hold()
+		h.Plug(bayAt(bay), sysfstest.Drive{})
+		h.events.release()
+	})
+}
+
+// killDuring begins something, and freezes the daemon after the n-th operation
 // from then on, if there is one; what it holds is let go as the kernel does for
 // the dead.
-func (h *house) plugAndKill(bay, n int) (killed bool) {
+func (h *house) killDuring(n int, begin func()) (killed bool) {
 	h.t.Helper()
 	dead := make(chan struct{})
 	first := h.Operations()
@@ -160,9 +201,7 @@ func (h *house) plugAndKill(bay, n int) (killed bool) {
 		}
 		return nil
 	})
-	h.events.hold()
-	h.Plug(bayAt(bay), sysfstest.Drive{})
-	h.events.release()
+	begin()
 	time.Sleep(20 * time.Second)
 	h.stop()
 	<-h.ended
@@ -376,6 +415,124 @@ func TestAGuardThatMovesForgetsNobody(t *testing.T) {
 	}
 }
 
+// TestADriveThatComesWhileTheGuardMoves: whichever of the two guards has it.
+func TestADriveThatComesWhileTheGuardMoves(t *testing.T) {
+	t.Run("the one before, read later", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := guarded(t, sysfstest.Options{Drivers: vfioFirst}, everyNVMe)
+			h.start()
+			time.Sleep(time.Second)
+			h.events.hold()
+			var once atomic.Bool
+			h.Fault(func(op sysfstest.Op) error {
+				if op.Kind == sysfstest.OpWrite && strings.HasSuffix(op.Path, "pci-stub/new_id") && once.CompareAndSwap(false, true) {
+					h.Plug(bayAt(4), sysfstest.Drive{})
+				}
+				return nil
+			})
+			h.write(someNVMe)
+			time.Sleep(time.Second)
+			h.wantGuard("stub")
+			h.events.release()
+			time.Sleep(time.Minute)
+			h.wantNow("left now", 4, "nvme", "")
+			h.end()
+		})
+	})
+	t.Run("the next, whose arming hangs", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := guarded(t, sysfstest.Options{Drivers: vfioFirst}, everyNVMe)
+			h.start()
+			time.Sleep(time.Second)
+			free := h.hangAt("pci-stub/new_id")
+			h.write(someNVMe)
+			time.Sleep(time.Second)
+			h.plugLate(4)
+			time.Sleep(time.Second)
+			h.wantNow("while it is armed", 4, "nvme", "")
+			free()
+			time.Sleep(time.Minute)
+			h.end()
+		})
+	})
+}
+
+// TestWhatIsNotTheGuardsCatchStays: drives that a hand has given to vfio-pci, and
+// left no trace on; over a restart too.
+func TestWhatIsNotTheGuardsCatchStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := guarded(t, sysfstest.Options{Drivers: vfioFirst}, strings.ReplaceAll(claimByName, `slot = "D"`, `slot = ["D", "E"]`))
+		h.AddBay(sysfstest.Bay{Address: bayAt(5), Slot: "E", Above: []pci.Address{{Device: 5}}})
+		h.Plug(bayAt(4), sysfstest.Drive{})
+		h.give("vfio-pci", 4)
+		h.start()
+		time.Sleep(time.Second)
+		h.wantGuard("claim")
+		h.plug(5)
+		time.Sleep(time.Minute)
+		h.wantNow("let through", 5, "nvme", "")
+		h.give("vfio-pci", 5)
+		for _, when := range []string{"after a restart", "after another"} {
+			h.end()
+			h.start()
+			time.Sleep(time.Minute)
+			h.wantNow(when, 4, "vfio-pci", "")
+			h.wantNow(when, 5, "vfio-pci", "")
+		}
+		h.end()
+	})
+}
+
+// TestAnOverrideShowsThatAHandWasThere: of a drive that came while nobody looked.
+func TestAnOverrideShowsThatAHandWasThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := guarded(t, sysfstest.Options{Drivers: vfioFirst}, claimByName)
+		h.start()
+		time.Sleep(time.Second)
+		h.end()
+		h.Plug(bayAt(4), sysfstest.Drive{})
+		if err := h.Root().Write("bus/pci/devices/"+bayAt(4).String()+"/driver_override", "vfio-pci\n"); err != nil {
+			t.Fatal(err)
+		}
+		h.start()
+		time.Sleep(time.Minute)
+		h.wantNow("after the start", 4, "vfio-pci", "vfio-pci")
+		h.end()
+	})
+}
+
+// give is what a hand does: the drive goes from nvme to another driver.
+func (h *house) give(driver string, bay int) {
+	h.t.Helper()
+	h.unbind("nvme", bay)
+	device := "bus/pci/devices/" + bayAt(bay).String()
+	for _, err := range []error{
+		h.Root().Write(device+"/driver_override", driver+"\n"),
+		h.Root().Write("bus/pci/drivers_probe", bayAt(bay).String()),
+		h.Root().Write(device+"/driver_override", "\n"),
+	} {
+		if err != nil {
+			h.t.Fatal(err)
+		}
+	}
+}
+
+// disarm does what the guard's unit does when the daemon has stopped for good.
+func (h *house) disarm() {
+	h.t.Helper()
+	armed := guard.New(h.Root(), h.Expendable(), filepath.Join(h.run, "guard.json"))
+	state, err := armed.State()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if err := armed.Disarm(h.t.Context()); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := h.operator.Settle(h.t.Context(), daemon.Recall(state, time.Now())); err != nil {
+		h.t.Error(err)
+	}
+}
+
 // TestAStopLetsGoOfTheCatch: what came between the daemon's end and the guard's.
 func TestAStopLetsGoOfTheCatch(t *testing.T) {
 	for _, g := range guards {
@@ -389,17 +546,7 @@ func TestAStopLetsGoOfTheCatch(t *testing.T) {
 				h.end()
 				h.Plug(bayAt(1), sysfstest.Drive{})
 				h.Plug(bayAt(2), sysfstest.Drive{IDs: sysfstest.NIC()})
-				armed := guard.New(h.Root(), h.Expendable(), filepath.Join(h.run, "guard.json"))
-				state, err := armed.State()
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := armed.Disarm(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				if err := h.operator.Settle(t.Context(), daemon.Recall(state, time.Now())); err != nil {
-					t.Error(err)
-				}
+				h.disarm()
 				h.wantNow("caught", 1, "nvme", "")
 				if g.name == "gate" {
 					h.wantNow("waiting", 2, "e1000e", "")

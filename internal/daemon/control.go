@@ -32,7 +32,7 @@ func (d *Daemon) handleStatus(_ context.Context, c *control.Call) (any, error) {
 	}
 	reply := control.StatusReply{Devices: []control.Device{}, Faults: Faults(err)}
 	if c := d.chosen.Load(); c != nil {
-		reply.Guard = &control.Guard{Mode: string(c.Mode), Reason: c.Why, Remedy: c.Remedy}
+		reply.Guard = &control.Guard{Mode: string(c.Mode), Reason: c.Why, Remedy: c.Remedy, Pending: !c.armed}
 	}
 	for _, line := range lines {
 		if in.All || line.Named() {

@@ -36,8 +36,10 @@ type Source interface {
 type Operator interface {
 	Take(context.Context, operate.Request) operate.Result
 	Release(context.Context, operate.Request) operate.Result
+	Watched(ctx context.Context, r operate.Request, last operate.Result) (news operate.Result, is bool)
 	Unplugged(pci.Address) (operate.Result, bool)
 	Recorded() ([]pci.Address, error)
+	Standing(pci.Address) (operate.Standing, error)
 	Survey(p *policy.Policy) ([]operate.Line, error)
 	Match(ctx context.Context, r operate.Request, driver string) operate.Result
 	LoadDriver(ctx context.Context, driver string) error
@@ -53,10 +55,20 @@ type Config struct {
 	FS       sysfs.FS
 	Events   Source
 	Operator Operator
+	// Users tells when users of devices have gone, nil for not at all. Run closes
+	// it.
+	Users Users
 	// Guard is the machine's guard, nil for none, and Machine reads what the
 	// choice of one depends on.
 	Guard   Guard
 	Machine func() (guard.Machine, error)
+	// Added reports whether the kernel has finished adding the device at an
+	// address, so that drivers may match it; nil where that cannot be known.
+	Added func(pci.Address) bool
+	// Unannounced says that the kernel tells of taking a vfio driver away only
+	// when no program holds the device any more, so that whoever wants to know
+	// before has to look.
+	Unannounced bool
 	// Load reads the policy from its files.
 	Load func() (*policy.Policy, error)
 	Log  *slog.Logger
@@ -84,13 +96,15 @@ type Daemon struct {
 	Config
 	policy   atomic.Pointer[policy.Policy]
 	guarding atomic.Pointer[operate.Guarding]
-	chosen   atomic.Pointer[guard.Choice] // the guard, nil before it was chosen
-	again    chan struct{}                // the guard is to be judged and armed again ...
+	chosen   atomic.Pointer[chosen] // the guard, nil before it was chosen
+	again    chan struct{}          // the guard is to be judged and armed again ...
 	// loadAgain says that the drivers it needs are to be loaded before.
 	loadAgain atomic.Bool
 	guardSaid string // the last word on the guard, of the goroutine that keeps it armed
 
+	shields shields
 	surveys surveys
+	groups  groups
 
 	mu       sync.Mutex
 	lanes    map[pci.Address]*lane
@@ -120,12 +134,15 @@ func New(c Config) (*Daemon, error) {
 func (d *Daemon) Run(ctx context.Context) error {
 	working, stop := context.WithCancel(ctx)
 	defer stop()
+	d.recallGuard() // before the events of its catch, which wait in the socket
 	heard := make(chan error, 1)
 	go func() { heard <- d.listen(working) }()
 	defer d.leave(stop)
 
+	if d.Users != nil {
+		d.begin(func() { d.hearUsers(working) })
+	}
 	d.logPolicy("policy loaded")
-	d.recallGuard()
 	if d.firstScan(working) {
 		d.settled(working)
 	}
@@ -143,12 +160,18 @@ func (d *Daemon) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case err := <-heard:
+			if ctx.Err() != nil { // closed on the way out
+				return nil
+			}
 			return fmt.Errorf("listen to the kernel: %w", err)
 		case <-d.Reload:
 			d.reload(working)
 		case <-ticks:
-			if d.alive() {
+			if d.Watchdog > 0 && d.alive() {
 				d.notify("WATCHDOG=1")
+			}
+			if d.Unannounced {
+				d.lookForHeld(working)
 			}
 		}
 	}
@@ -160,6 +183,9 @@ func (d *Daemon) leave(stop context.CancelFunc) {
 	d.notify("STOPPING=1")
 	stop()
 	_ = d.Events.Close()
+	if d.Users != nil {
+		_ = d.Users.Close()
+	}
 	d.mu.Lock()
 	d.stopping = true
 	d.mu.Unlock()
@@ -200,10 +226,14 @@ func (d *Daemon) alive() bool {
 }
 
 func (d *Daemon) ticks() (<-chan time.Time, func()) {
-	if d.Watchdog <= 0 {
+	every := d.Watchdog / 2
+	switch {
+	case d.Watchdog <= 0 && !d.Unannounced:
 		return nil, func() {}
+	case d.Watchdog <= 0:
+		every = lookEvery
 	}
-	t := time.NewTicker(d.Watchdog / 2)
+	t := time.NewTicker(every)
 	return t.C, t.Stop
 }
 

@@ -331,15 +331,23 @@ func TestReleaseOfWhatWasNotTaken(t *testing.T) {
 // command calls the daemon's handler as its socket does.
 func (h *house) command(method string, bay int) control.Device {
 	h.t.Helper()
-	parameters, err := json.Marshal(control.ReleaseRequest{Address: bayAt(bay).String()})
+	d, err := h.ask(method, bay)
 	if err != nil {
 		h.t.Fatal(err)
+	}
+	return d
+}
+
+func (h *house) ask(method string, bay int) (control.Device, error) {
+	parameters, err := json.Marshal(control.ReleaseRequest{Address: bayAt(bay).String()})
+	if err != nil {
+		return control.Device{}, err
 	}
 	reply, err := h.daemon.Handlers(h.running)[method].Handle(h.t.Context(), control.NewCall(method, parameters))
 	if err != nil {
-		h.t.Fatal(err)
+		return control.Device{}, err
 	}
-	return reply.(control.DeviceReply).Device
+	return reply.(control.DeviceReply).Device, nil
 }
 
 func TestTheModuleIsLoaded(t *testing.T) {
@@ -390,6 +398,9 @@ func TestAProbeThatFailsGivesTheDriveToNVMe(t *testing.T) {
 		h.plug(1)
 		time.Sleep(time.Minute)
 		h.want(1, "nvme", operate.Failed)
+		if line := h.log.last("outcome=failed"); !strings.Contains(line, "the kernel's log: dmesg") {
+			t.Errorf("%q does not say what to do next", line)
+		}
 		if override := h.Override(bayAt(1)); override != "" {
 			t.Errorf("override %q was left behind", override)
 		}
@@ -520,6 +531,47 @@ func TestAutoIsVFIOWhereNoVariantFits(t *testing.T) {
 		h.plug(1)
 		time.Sleep(time.Second)
 		h.want(1, "vfio-pci", operate.Direct)
+		h.end()
+	})
+}
+
+// TestAnUnplugIsToldOfWhatARuleNames: also of a drive that was not taken, once,
+// with the last word on it; and of no other.
+func TestAnUnplugIsToldOfWhatARuleNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, 4, sysfstest.Options{}, `
+[[rule]]
+name   = "stays"
+match  = { slot = "C" }
+action = "leave"
+
+[[rule]]
+name  = "A and B"
+match = { slot = ["A", "B"] }
+`)
+		for bay := 1; bay <= 4; bay++ {
+			h.Plug(bayAt(bay), sysfstest.Drive{})
+		}
+		h.uses.mount(1, "/srv")
+		h.start()
+		for bay := 1; bay <= 4; bay++ {
+			h.Unplug(bayAt(bay))
+		}
+		time.Sleep(time.Second)
+		for bay, says := range map[int]string{
+			1: "the last word on it was refused: in use: nvme0n1 → /srv",
+			2: "it was on vfio-pci",
+			3: "the last word on it was left: ",
+		} {
+			lines := h.log.lines("is gone")
+			lines = slices.DeleteFunc(lines, func(line string) bool { return !strings.Contains(line, bayAt(bay).String()) })
+			if len(lines) != 1 || !strings.Contains(lines[0], says) || !strings.Contains(lines[0], "level=INFO") {
+				t.Errorf("bay %d: told %q, want one line with %q", bay, lines, says)
+			}
+		}
+		if line := h.log.last(bayAt(4).String()); strings.Contains(line, "gone") {
+			t.Errorf("told of what no rule names: %q", line)
+		}
 		h.end()
 	})
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"vfio-hotplug/internal/control"
 	"vfio-hotplug/internal/ledger"
@@ -21,6 +22,7 @@ func Describe(line operate.Line, last operate.Result) control.Device {
 		Driver:  line.Driver,
 		Node:    line.Node,
 		Reason:  line.Decision.Reason,
+		Barred:  line.Barred,
 	}
 	if line.IOMMUGroup != pci.NoGroup {
 		out.IOMMUGroup = &line.IOMMUGroup
@@ -34,6 +36,11 @@ func Describe(line operate.Line, last operate.Result) control.Device {
 	// What was taken or released is told by the ledger, which outlives the
 	// daemon; the rest only by the last result.
 	switch {
+	case line.Leaving.Veto:
+		out.Outcome, out.Reason, out.Remedy = string(operate.Stuck), line.Leaving.Text, line.Leaving.Remedy
+		if last.Outcome == operate.Stuck && !last.Since.IsZero() {
+			out.Reason += fmt.Sprintf(", for %v so far", time.Since(last.Since).Round(time.Second))
+		}
 	case line.Entry != nil && line.Entry.Stage != ledger.Taken:
 		out.Outcome, out.Reason = string(line.Entry.Stage), "an operation is under way, or was cut short"
 	case line.Entry != nil && line.Entry.Driver != line.Driver:
@@ -66,6 +73,9 @@ func DescribeResult(r operate.Result) control.Device {
 	}
 	if r.Group != pci.NoGroup {
 		out.IOMMUGroup = &r.Group
+	}
+	for _, other := range r.Along {
+		out.Along = append(out.Along, other.Address.String())
 	}
 	return out
 }

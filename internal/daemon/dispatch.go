@@ -19,8 +19,12 @@ func (d *Daemon) dispatch(ctx context.Context, ev *uevent.Event) {
 	case "drivers":
 		d.dispatchDriver(ctx, ev)
 		return
+	case "block":
+		d.dispatchChild(ctx, ev)
+		d.dispatchBlock(ctx, ev)
+		return
 	default:
-		d.dispatchChild(ev)
+		d.dispatchChild(ctx, ev)
 		return
 	}
 	address, err := pci.ParseAddress(path.Base(ev.KObj))
@@ -40,14 +44,21 @@ func (d *Daemon) dispatch(ctx context.Context, ev *uevent.Event) {
 	case netlink.REMOVE:
 		d.lane(address).removed(ctx)
 	case netlink.BIND:
-		l := d.lane(address)
-		l.heard(ev.Env["DRIVER"])
-		if l.late(d.guarding.Load(), ev.Env["DRIVER"]) {
+		l, g, driver := d.lane(address), d.guarding.Load(), ev.Env["DRIVER"]
+		d.regroup(ctx, l)
+		l.heard(driver)
+		l.othersDid(ctx)
+		switch {
+		case !g.Concerns(driver):
+			l.arrived()
+		case l.late(g, driver):
 			l.ask(ctx, func(t *todo) { t.look = true })
 		}
 	case netlink.UNBIND:
 		if l := d.known(address); l != nil {
 			l.poke()
+			d.regroup(ctx, l)
+			l.othersDid(ctx)
 		}
 	}
 }
@@ -56,17 +67,36 @@ func (d *Daemon) dispatch(ctx context.Context, ev *uevent.Event) {
 // device.
 func (l *lane) added(ctx context.Context, add func(*todo)) {
 	l.mu.Lock()
-	l.drivers, l.lost, l.last, l.newcomer = nil, false, operate.Result{}, true
+	l.drivers, l.lost, l.last, l.newcomer, l.vacancy, l.barred = nil, false, operate.Result{}, true, vacancy{due: l.vacancy.due}, ""
+	l.life++
+	l.held.forget()
 	l.mu.Unlock()
 	l.ask(ctx, add)
 }
 
 // removed ends a life of the address.
-func (l *lane) removed(ctx context.Context) {
+func (l *lane) removed(ctx context.Context) { l.gone(ctx, nil) }
+
+// missing ends the life of an address that is no longer there, unless another
+// has begun since.
+func (l *lane) missing(ctx context.Context, life int) { l.gone(ctx, &life) }
+
+func (l *lane) gone(ctx context.Context, life *int) {
 	l.mu.Lock()
-	l.last, l.newcomer = operate.Result{}, false
+	if life != nil && *life != l.life {
+		l.mu.Unlock()
+		return
+	}
+	parted := l.last
+	l.drivers, l.last, l.newcomer, l.vacancy, l.barred = nil, operate.Result{}, false, vacancy{due: l.vacancy.due}, ""
+	l.held.forget()
 	l.mu.Unlock()
-	l.ask(ctx, func(t *todo) { t.removed = true })
+	l.ask(ctx, func(t *todo) {
+		t.removed, t.look = true, false
+		if parted.Outcome != "" {
+			t.parted = parted
+		}
+	})
 }
 
 // late reports whether a driver that has come to the device now is the guard's,
@@ -78,10 +108,18 @@ func (l *lane) late(g *operate.Guarding, driver string) bool {
 	return g != nil && l.newcomer && waited && g.Concerns(driver)
 }
 
+// arrived notes that a device has a driver that no guard gives it.
+func (l *lane) arrived() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.newcomer = false
+}
+
 // dispatchChild uses what other subsystems tell of a PCI device below which
 // they stand: a controller of nvme shows that nvme has the device, before the
-// bind itself is told; and whoever waits for namespaces is woken.
-func (d *Daemon) dispatchChild(ev *uevent.Event) {
+// bind itself is told; whoever waits for namespaces is woken; and where vfio's
+// own device goes, the driver is being taken away.
+func (d *Daemon) dispatchChild(ctx context.Context, ev *uevent.Event) {
 	address, ok := parent(ev.KObj)
 	if !ok {
 		return
@@ -95,6 +133,9 @@ func (d *Daemon) dispatchChild(ev *uevent.Event) {
 		return
 	}
 	l.poke()
+	if ev.Env["SUBSYSTEM"] == "vfio-dev" && ev.Action == netlink.REMOVE {
+		l.ask(ctx, func(t *todo) { t.bystand = true })
+	}
 }
 
 // parent gives the innermost PCI function in a device's path.
@@ -110,9 +151,7 @@ func parent(devpath string) (pci.Address, bool) {
 // lost marks every device at work: whether another driver touched it can no
 // longer be known.
 func (d *Daemon) lost() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, l := range d.lanes {
+	for _, l := range d.everyLane() {
 		l.mu.Lock()
 		l.lost = true
 		l.mu.Unlock()

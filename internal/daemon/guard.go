@@ -27,7 +27,8 @@ type Guard interface {
 	Arm(ctx context.Context, want guard.Want, seen []guard.Seat) (ended <-chan struct{}, err error)
 	See(context.Context, guard.Seat) error
 	State() (guard.State, error)
-	Shielded(context.Context, []guard.Seat) error
+	Shield(context.Context, []guard.Seat) error
+	Unshielded(context.Context, []guard.Seat) error
 	Settled(context.Context) error
 }
 
@@ -121,15 +122,10 @@ func (d *Daemon) settled(ctx context.Context) {
 	}
 }
 
-// unshieldLeft clears what a daemon that was killed while it armed has left.
-func (d *Daemon) unshieldLeft(ctx context.Context) {
-	state, err := d.Guard.State()
-	if err == nil && len(state.Shielded) > 0 {
-		err = d.unshield(ctx, state.Shielded)
-	}
-	if err != nil {
-		d.logGuardFault("clear what an arming has left", err)
-	}
+// chosen is the guard that fits, and whether it is in force.
+type chosen struct {
+	guard.Choice
+	armed bool
 }
 
 // arm brings the kernel to the guard that fits the policy and the machine.
@@ -146,7 +142,7 @@ func (d *Daemon) arm(ctx context.Context, load bool) {
 		return
 	}
 	choice, fault := ChooseGuard(machine, p)
-	d.chosen.Store(&choice)
+	d.chosen.Store(&chosen{Choice: choice})
 	want := guard.Wanted(choice, rules.IDs)
 	before := d.guarding.Load()
 	seen, err := d.Operator.Seats(before, d.newcomer)
@@ -164,77 +160,12 @@ func (d *Daemon) arm(ctx context.Context, load bool) {
 	if err == nil || errors.As(err, new(*guard.HungError)) {
 		now.Since = time.Now()
 		d.guarding.Store(now)
+		d.chosen.Store(&chosen{choice, err == nil})
 	}
 	d.logGuard(choice, errors.Join(fault, err))
 	if guards := all(now.Was, now.Armed); guards.Gate || len(guards.IDs) > 0 {
 		d.scan(ctx, nil) // for what came while the guard moved
 	}
-}
-
-// armShielded arms while devices without a driver, which no rule may name, are
-// kept from the new IDs.
-func (d *Daemon) armShielded(ctx context.Context, want guard.Want, seen []guard.Seat) error {
-	start := time.Now()
-	slow := time.AfterFunc(armSlow, func() {
-		d.Log.Error(fmt.Sprintf("arming the guard has not ended for %v: some device hangs in the kernel: dmesg", time.Since(start).Round(time.Second)),
-			journal.MessageStuck.Attr())
-	})
-	defer slow.Stop()
-	exposed, err := d.Operator.Exposed(d.added(want), d.newcomer)
-	if err != nil {
-		return err
-	}
-	if len(exposed) > 0 {
-		if err := d.Guard.Shielded(ctx, exposed); err != nil {
-			return err
-		}
-		if err := d.Operator.Shield(ctx, exposed); err != nil {
-			d.logGuardFault("shield devices without a driver from the guard", err)
-		}
-	}
-	ended, err := d.Guard.Arm(ctx, want, seen)
-	if len(exposed) > 0 {
-		d.begin(func() { d.unshieldAfter(ctx, ended, exposed) })
-	}
-	return err
-}
-
-// added gives the patterns of what is wanted that are not armed yet.
-func (d *Daemon) added(want guard.Want) []pci.Pattern {
-	armed := map[string][]pci.Pattern{}
-	if state, err := d.Guard.State(); err == nil {
-		armed = state.Armed.IDs
-	}
-	var added []pci.Pattern
-	for driver, patterns := range want.IDs {
-		for _, p := range patterns {
-			if !slices.Contains(armed[driver], p) {
-				added = append(added, p)
-			}
-		}
-	}
-	return added
-}
-
-// unshieldAfter ends the shielding when the kernel has come back from the new
-// IDs.
-func (d *Daemon) unshieldAfter(ctx context.Context, ended <-chan struct{}, seats []guard.Seat) {
-	select {
-	case <-ended:
-	case <-ctx.Done():
-		return
-	}
-	if err := d.unshield(ctx, seats); err != nil && ctx.Err() == nil {
-		d.logGuardFault("let go of the devices that were shielded from the guard", err)
-	}
-}
-
-// unshield ends a shielding, and the note of it.
-func (d *Daemon) unshield(ctx context.Context, seats []guard.Seat) error {
-	if err := d.Operator.Unshield(ctx, seats); err != nil {
-		return err
-	}
-	return d.Guard.Shielded(ctx, nil)
 }
 
 // moved is the guard after it has moved, but for the time.

@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -37,6 +38,9 @@ func (h *house) wantGuard(mode string) {
 	h.t.Helper()
 	if line := h.log.last(" guard="); !strings.Contains(line, "guard="+mode+" ") {
 		h.t.Errorf("the log's last word on the guard is %q, want %s", line, mode)
+	}
+	if g := h.report().Guard; g == nil || g.Mode != mode || g.Pending {
+		h.t.Errorf("status says of the guard %+v, want %s in force", g, mode)
 	}
 }
 
@@ -117,6 +121,19 @@ func TestAnAdverseOrderIsSaidAndMended(t *testing.T) {
 		h.plugLate(1)
 		time.Sleep(time.Second)
 		h.want(1, "vfio-pci", operate.Taken)
+		h.end()
+	})
+}
+
+func TestAGuardByNameThatCannotHoldIsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := guarded(t, sysfstest.Options{Release: sysfstest.Linux61, Drivers: []string{"pcieport", "nvme", "vfio-pci"}}, everyNVMe+"[guard]\nmode = \"claim\"\n")
+		h.start()
+		time.Sleep(time.Second)
+		line := h.log.last("guard claim cannot hold here")
+		if !strings.Contains(line, "level=ERROR") || !strings.Contains(line, "softdep nvme pre") {
+			t.Errorf("%q is no error with its remedy", line)
+		}
 		h.end()
 	})
 }
@@ -228,9 +245,15 @@ func TestAnArmingThatHangsHoldsUpNothing(t *testing.T) {
 		if line := h.log.last("arming the guard has not ended"); line == "" {
 			t.Error("the arming that hangs was not reported")
 		}
+		if g := h.report().Guard; g == nil || g.Mode != "claim" || !g.Pending {
+			t.Errorf("status says of the guard %+v, want a claim that is pending", g)
+		}
 		h.plug(1)
 		time.Sleep(time.Minute)
 		h.want(1, "vfio-pci", operate.Direct)
+		if len(h.log.lines("guard=claim slot=A")) == 0 {
+			t.Error("nothing in the log says that the drive was guarded, and its ID works")
+		}
 		if took := h.end(); took >= time.Second {
 			t.Errorf("a stop took %v", took)
 		}
@@ -295,6 +318,32 @@ func TestGuardFalseIsRefusedWhereNobodyReads(t *testing.T) {
 		h.plug(1)
 		time.Sleep(time.Minute)
 		h.want(1, "", operate.Refused)
+		h.end()
+	})
+}
+
+// TestADriveThatComesAfterTheListWasRead: the scan of a reload does not take it
+// for one that has gone, and what was heard of it still counts.
+func TestADriveThatComesAfterTheListWasRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := guarded(t, sysfstest.Options{}, everyNVMe)
+		h.start()
+		time.Sleep(time.Minute)
+		var once sync.Once
+		h.After(func(op sysfstest.Op, _ error) {
+			if op.Kind == sysfstest.OpList && op.Path == "bus/pci/devices" {
+				once.Do(func() {
+					h.Plug(bayAt(1), sysfstest.Drive{})
+					time.Sleep(time.Millisecond) // its events are heard
+				})
+			}
+		})
+		h.write(everyNVMe)
+		time.Sleep(time.Minute)
+		told := slices.DeleteFunc(h.log.lines("pci_address=0000:01:00.0"), func(line string) bool { return strings.Contains(line, "level=DEBUG") })
+		if len(told) != 1 || !strings.Contains(told[0], "outcome=direct driver=vfio-pci") {
+			t.Errorf("told is %q, want direct and nothing else", told)
+		}
 		h.end()
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -46,8 +47,11 @@ type house struct {
 	uses   *uses
 	load   func(ctx context.Context, module string) error
 	limits operate.Limits
-	guard  bool // the daemon has one
-	kept   bool // udev's coldplug has kept something
+	guard  bool   // the daemon has one
+	queued func() // happens between the socket and the daemon, nil for nothing
+	// watcher tells the daemon of users that have gone, nil for none.
+	watcher *watcher
+	kept    bool // udev's coldplug has kept something
 
 	mu     sync.Mutex
 	policy string
@@ -66,7 +70,7 @@ type house struct {
 // build makes a machine with bays 1 to n, and no daemon yet.
 func build(t *testing.T, n int, o sysfstest.Options, policy string) *house {
 	t.Helper()
-	h := &house{Kernel: sysfstest.New(o), t: t, run: t.TempDir(), uses: &uses{}, policy: policy,
+	h := &house{Kernel: sysfstest.New(o), t: t, run: t.TempDir(), uses: newUses(), policy: policy,
 		log: &record{}, ready: &record{}, reload: make(chan os.Signal, 1), limits: operate.DefaultLimits()}
 	h.load = func(_ context.Context, module string) error { return h.LoadModule(module) }
 	for i := 1; i <= n; i++ {
@@ -91,25 +95,45 @@ func (h *house) start() {
 	}
 	h.events = &source{events: h.Subscribe()}
 	h.events.ctx, h.events.close = context.WithCancel(context.Background())
+	if h.queued != nil {
+		h.queued()
+	}
 	config := daemon.Config{
-		FS: h.FS(), Events: h.events, Operator: h.operator, Load: h.parse, Reload: h.reload,
-		Log:    slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Notify: func(state string) { h.ready.Write([]byte(state + "\n")) },
+		FS: h.FS(), Events: h.events, Operator: h.operator, Added: h.Added, Load: h.parse, Reload: h.reload,
+		Unannounced: h.Release() < sysfstest.Linux612,
+		Log:         slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Notify:      func(state string) { h.ready.Write([]byte(state + "\n")) },
+	}
+	if h.watcher != nil {
+		config.Users = h.watcher
 	}
 	if h.kept {
 		config.Kept = func() error { h.kept = false; return nil }
 	}
 	if h.guard {
-		config.Guard, config.Machine = guard.New(h.Root(), h.Expendable(), filepath.Join(h.run, "guard.json")), h.machine
+		g := guard.New(h.Root(), h.Expendable(), filepath.Join(h.run, "guard.json"))
+		config.Guard, config.Machine = g, h.machine
+		if h.queued != nil { // so that whoever does not wait for it is first
+			config.Guard = slow{g}
+		}
 	}
 	h.daemon, err = daemon.New(config)
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	h.running, h.stop, h.ended = ctx, stop, make(chan error, 1)
-	go func() { h.ended <- h.daemon.Run(ctx) }()
+	runs, ended := h.daemon, make(chan error, 1)
+	h.running, h.stop, h.ended = ctx, stop, ended
+	go func() { ended <- runs.Run(ctx) }()
 	synctest.Wait()
+}
+
+// slow is a guard whose record takes a moment to read.
+type slow struct{ *guard.Guard }
+
+func (s slow) State() (guard.State, error) {
+	time.Sleep(time.Millisecond)
+	return s.Guard.State()
 }
 
 // machine is what a guard's choice depends on, as the model is.
@@ -200,6 +224,18 @@ func (r *record) Write(p []byte) (int, error) {
 	return r.text.Write(p)
 }
 
+// told is lines without those for debugging.
+func (r *record) told(word string) []string {
+	return slices.DeleteFunc(r.lines(word), func(line string) bool { return strings.Contains(line, "level=DEBUG") })
+}
+
+// forget empties the log.
+func (r *record) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.text = bytes.Buffer{}
+}
+
 func (r *record) lines(word string) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -228,10 +264,43 @@ type source struct {
 
 	mu   sync.Mutex
 	held chan struct{} // closed when events may pass, nil when they do
+
+	others    []sysfstest.Event  // not of the model's, to come next
+	interrupt context.CancelFunc // the wait for the model's next one
+}
+
+// inject has the daemon receive an event of a device that the model has not.
+func (s *source) inject(event sysfstest.Event) {
+	s.mu.Lock()
+	s.others = append(s.others, event)
+	s.interrupt()
+	s.mu.Unlock()
+	synctest.Wait()
+}
+
+func (s *source) next() (sysfstest.Event, error) {
+	for {
+		s.mu.Lock()
+		if len(s.others) > 0 {
+			event := s.others[0]
+			s.others = s.others[1:]
+			s.mu.Unlock()
+			return event, nil
+		}
+		ctx, cancel := context.WithCancel(s.ctx)
+		s.interrupt = cancel
+		s.mu.Unlock()
+		event, err := s.events.Next(ctx)
+		cancel()
+		if errors.Is(err, context.Canceled) && s.ctx.Err() == nil {
+			continue
+		}
+		return event, err
+	}
 }
 
 func (s *source) Receive(ev *uevent.Event) error {
-	next, err := s.events.Next(s.ctx)
+	next, err := s.next()
 	switch {
 	case errors.Is(err, syscall.ENOBUFS):
 		return uevent.ErrOverrun
@@ -276,36 +345,94 @@ func (s *source) release() {
 // uses says that some devices are in use.
 type uses struct {
 	mu        sync.Mutex
-	mounted   map[pci.Address]string
+	chains    map[pci.Address][]string
+	claimed   map[pci.Address]bool
 	unsettled map[pci.Address]bool
+	awaited   string
+	looks     map[pci.Address]looked
+	within    func() // called in a look, when all has been seen
 }
 
-func (u *uses) mount(bay int, at string) {
+// looked counts looks.
+type looked struct{ passive, full int }
+
+func (l looked) minus(o looked) looked { return looked{l.passive - o.passive, l.full - o.full} }
+
+func newUses() *uses {
+	return &uses{chains: map[pci.Address][]string{}, claimed: map[pci.Address]bool{}, unsettled: map[pci.Address]bool{}, looks: map[pci.Address]looked{}}
+}
+
+// mount has the disk in a bay mounted, by way of what is built on it.
+func (u *uses) mount(bay int, way ...string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.mounted == nil {
-		u.mounted = map[pci.Address]string{}
-	}
-	u.mounted[bayAt(bay)] = at
+	u.chains[bayAt(bay)] = append([]string{"nvme0n1"}, way...)
+}
+
+func (u *uses) unmount(bay int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.chains, bayAt(bay))
+}
+
+// claim says that somebody claims the disk in a bay, whom nothing shows.
+func (u *uses) claim(bay int, is bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.claimed[bayAt(bay)] = is
 }
 
 func (u *uses) settle(bay int, done bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.unsettled == nil {
-		u.unsettled = map[pci.Address]bool{}
-	}
 	u.unsettled[bayAt(bay)] = !done
 }
 
-func (u *uses) Look(_ context.Context, dev *sysfs.Device, _ pci.Device, _ inuse.How) (inuse.Report, *inuse.Hold, error) {
+func (u *uses) Awaited() (string, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.unsettled[dev.Address()] {
-		return inuse.Report{}, nil, &inuse.NotSettledError{Reason: "nvme0 is new"}
+	return u.awaited, nil
+}
+
+// count gives the looks at a bay so far.
+func (u *uses) count(bay int) looked {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.looks[bayAt(bay)]
+}
+
+// during has f called in the next looks.
+func (u *uses) during(f func()) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.within = f
+}
+
+func (u *uses) Look(_ context.Context, dev *sysfs.Device, _ pci.Device, how inuse.How) (inuse.Report, *inuse.Hold, error) {
+	report, within, err := u.look(dev.Address(), how)
+	if within != nil {
+		within()
 	}
-	if at, busy := u.mounted[dev.Address()]; busy {
-		return inuse.Report{Uses: []inuse.Use{{Kind: inuse.Mount, Chain: []string{"nvme0n1", at}}}}, nil, nil
+	return report, nil, err
+}
+
+func (u *uses) look(a pci.Address, how inuse.How) (report inuse.Report, within func(), err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	looks := u.looks[a]
+	if how.Passive {
+		looks.passive++
+	} else {
+		looks.full++
 	}
-	return inuse.Report{}, nil, nil
+	u.looks[a] = looks
+	switch chain := u.chains[a]; {
+	case u.unsettled[a]:
+		err = &inuse.NotSettledError{Reason: "nvme0 is new"}
+	case chain != nil:
+		report.Uses = []inuse.Use{{Kind: inuse.Mount, Chain: chain}}
+	case u.claimed[a] && !how.Passive:
+		report.Uses = []inuse.Use{{Kind: inuse.Claim, Chain: []string{"nvme0n1", "claimed"}}}
+	}
+	return report, u.within, err
 }

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -23,28 +25,37 @@ type lane struct {
 	mu      sync.Mutex
 	todo    todo
 	running bool
+	life    int      // how often a device was added at the address
 	drivers []string // bound since the last add, in the order of the events
 	lost    bool     // events may be missing since the last add
 	last    operate.Result
-	// newcomer: it was plugged since we listen, and no driver has had it when
-	// it was last looked at.
+	// newcomer: it was plugged since we listen, or was being added then, and no
+	// driver has had it when it was last looked at, nor has one since that is no
+	// guard's.
 	newcomer bool
+	group    int    // the IOMMU group that it was last seen in, or pci.NoGroup
+	barred   string // who keeps a program from it although it is bound, as was told; "" for nobody
 	stuck    string // the step that the kernel has not come back from, "" for none
+	vacancy  vacancy
+	followed bool // its users are, of the lane's own goroutine
+	held     held
 }
 
 // todo is the work that has been asked for and not begun. An event only says
 // where to look, so any number of equal events are one piece of work.
 type todo struct {
-	removed bool      // look whether the device has gone
-	added   time.Time // a device was plugged then; zero for none
-	look    bool      // look at the device as a scan does
-	offers  []string  // drivers that have come, to be offered the device
-	hands   []hand    // commands, in their order
-	done    []func()  // called when all the above has been done
+	removed bool           // look whether the device has gone
+	bystand bool           // look what others have done to it
+	parted  operate.Result // the last word on one that has
+	added   time.Time      // a device was plugged then; zero for none
+	look    bool           // look at the device as a scan does
+	offers  []string       // drivers that have come, to be offered the device
+	hands   []hand         // commands, in their order
+	done    []func()       // called when all the above has been done
 }
 
 func (t *todo) empty() bool {
-	return !t.removed && t.added.IsZero() && !t.look && len(t.offers) == 0 && len(t.hands) == 0 && len(t.done) == 0
+	return !t.removed && !t.bystand && t.added.IsZero() && !t.look && len(t.offers) == 0 && len(t.hands) == 0 && len(t.done) == 0
 }
 
 // hand is a command about one device. One whose client has left before it was
@@ -62,7 +73,7 @@ func (d *Daemon) lane(a pci.Address) *lane {
 	defer d.mu.Unlock()
 	l := d.lanes[a]
 	if l == nil {
-		l = &lane{d: d, address: a, wake: make(chan struct{}, 1)}
+		l = &lane{d: d, address: a, group: pci.NoGroup, wake: make(chan struct{}, 1)}
 		d.lanes[a] = l
 	}
 	return l
@@ -73,6 +84,14 @@ func (d *Daemon) known(a pci.Address) *lane {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.lanes[a]
+}
+
+// everyLane gives all lanes. A lane's lock is taken before the daemon's, never
+// after it.
+func (d *Daemon) everyLane() []*lane {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Collect(maps.Values(d.lanes))
 }
 
 // ask adds to what a lane has to do, and sees to it that it is done.
@@ -121,6 +140,7 @@ func (l *lane) run(ctx context.Context) {
 			l.running = false
 			l.mu.Unlock()
 			now.abandon()
+			l.d.regroup(ctx, l)
 			return
 		}
 		l.mu.Unlock()
@@ -129,8 +149,11 @@ func (l *lane) run(ctx context.Context) {
 }
 
 func (l *lane) do(ctx context.Context, now todo) {
+	if now.bystand || now.removed && l.isHeld() {
+		l.bystand(ctx)
+	}
 	if now.removed {
-		l.clear()
+		l.clear(now.parted)
 	}
 	switch {
 	case !now.added.IsZero():
@@ -173,12 +196,19 @@ func (l *lane) visit(ctx context.Context, r operate.Request, run func(context.Co
 			result.Outcome, result.Reason = operate.Failed, err.Error()
 		}
 		l.keep(result, r.Arrival)
+		l.follow(ctx, result)
 		return result
 	}
 	defer dev.Close()
 	r.Device, r.Policy, r.Guard, r.Watch, r.Slow = dev, l.d.policy.Load, l.d.guarding.Load(), l, l.slow
 	result := run(ctx, r)
 	l.keep(result, r.Arrival)
+	l.follow(ctx, result)
+	for _, other := range result.Along {
+		o := l.d.lane(other.Address)
+		o.keep(other, r.Arrival)
+		o.ask(ctx, func(t *todo) { t.look = true })
+	}
 	if result.Seen {
 		l.d.see(ctx, guard.Seat{Address: l.address, Identity: dev.Identity()})
 	}
@@ -200,25 +230,50 @@ func (l *lane) stuckAt() string {
 	return l.stuck
 }
 
-// clear ends what we knew of a device that has gone.
-func (l *lane) clear() {
+// clear ends what we knew of a device that has gone; parted is the last word on
+// it. That it has gone is told of one that we have changed or that a rule names,
+// once.
+func (l *lane) clear(parted operate.Result) {
+	l.mu.Lock()
+	unused, told := l.vacancy.inUse == nil, l.last.Outcome == operate.Gone
+	l.mu.Unlock()
+	if unused {
+		l.unfollow()
+	}
 	result, ours := l.d.Operator.Unplugged(l.address)
-	if ours {
+	switch {
+	case ours:
 		l.keep(result, operate.HotAdd)
+	case parted.Rule != "" && parted.Outcome != operate.Gone && !told:
+		// It is not kept: there may be a newcomer already.
+		l.d.logResult(parted, operate.Result{Address: l.address, Outcome: operate.Gone, Group: pci.NoGroup, Rule: parted.Rule, Slot: parted.Slot,
+			Reason: fmt.Sprintf("it was unplugged; the last word on it was %s: %s", parted.Outcome, parted.Reason)}, operate.HotAdd)
 	}
 }
 
 // keep remembers and reports a result. An interrupted operation has none.
 func (l *lane) keep(result operate.Result, arrival operate.Arrival) {
+	if result.Outcome != operate.Stuck && result.Outcome != "" {
+		l.letGo()
+	}
 	l.mu.Lock()
 	before := l.last
 	l.last, l.stuck = result, ""
+	if result.Outcome != operate.Gone {
+		l.group = result.Group
+	}
 	if result.Driver != "" {
 		l.newcomer = false
+	}
+	if result.Outcome == operate.Stuck {
+		l.last.Since = l.hold(before, arrival)
 	}
 	l.mu.Unlock()
 	if result.Outcome == "" {
 		return
+	}
+	if result.Outcome == operate.Stuck {
+		l.heard(result.From)
 	}
 	l.d.logResult(before, result, arrival)
 }

@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vfio-hotplug/internal/journal"
-	"vfio-hotplug/policy"
 )
 
 // reload reads the policy again. One with faults changes nothing: the policy
@@ -29,15 +28,7 @@ func (d *Daemon) reload(ctx context.Context) {
 
 func (d *Daemon) logPolicy(what string) {
 	p := d.policy.Load()
-	rules := p.Rules()
-	bind := 0
-	for _, r := range rules {
-		if r.Action == policy.Bind {
-			bind++
-		}
-	}
-	text := fmt.Sprintf("%s: %d rules, %d of them take devices", what, len(rules), bind)
-	d.Log.Info(text, slog.Any("files", p.Files()), journal.MessagePolicyLoaded.Attr())
+	d.Log.Info(what+": "+p.Summary(), slog.Any("files", p.Files()), journal.MessagePolicyLoaded.Attr())
 }
 
 // monotonicMicroseconds is CLOCK_MONOTONIC as sd_notify(3) wants it.

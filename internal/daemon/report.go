@@ -29,13 +29,16 @@ var outcomes = map[operate.Outcome]said{
 		return fmt.Sprintf("%s is on %s already", r.Address, r.Driver)
 	}},
 	operate.Left: {slog.LevelInfo, journal.MessageLeft, func(r operate.Result) string {
-		return fmt.Sprintf("left %s alone: %s", r.Address, r.Reason)
+		return fmt.Sprintf("left %s alone: %s%s", r.Address, r.Reason, next(r.Remedy))
 	}},
 	operate.Refused: {slog.LevelWarn, journal.MessageRefused, func(r operate.Result) string {
 		return fmt.Sprintf("refused to %s %s: %s%s", verb(r), r.Address, r.Reason, next(r.Remedy))
 	}},
 	operate.Failed: {slog.LevelError, journal.MessageFailed, func(r operate.Result) string {
 		return fmt.Sprintf("could not %s %s: %s%s", verb(r), r.Address, r.Reason, next(r.Remedy))
+	}},
+	operate.Stuck: {slog.LevelWarn, journal.MessageHeld, func(r operate.Result) string {
+		return fmt.Sprintf("%s is held up: %s%s", r.Address, r.Reason, next(r.Remedy))
 	}},
 	operate.Gone: {slog.LevelInfo, journal.MessageGone, func(r operate.Result) string {
 		return fmt.Sprintf("%s is gone: %s", r.Address, r.Reason)
@@ -69,10 +72,14 @@ func (d *Daemon) logResult(before, now operate.Result, arrival operate.Arrival) 
 		how = said{slog.LevelError, journal.MessageFailed, func(r operate.Result) string { return fmt.Sprintf("%s: %s", r.Address, r.Reason) }}
 	}
 	level := how.level
-	if scanned := arrival == operate.Found || arrival == operate.AtBoot; scanned && old(before, now) {
+	if scanned := arrival == operate.Found || arrival == operate.AtBoot; scanned && old(before, now) || arrival == operate.Bystander && same(before, now) {
 		level = slog.LevelDebug
 	}
-	d.Log.LogAttrs(context.Background(), level, how.text(now), append(attrs(now), how.id.Attr())...)
+	text := how.text(now)
+	if now.Outcome.Bound() && before.InUse != nil { // its users have gone
+		text += ", which was refused before: " + before.Reason
+	}
+	d.Log.LogAttrs(context.Background(), level, text, append(attrs(now), how.id.Attr())...)
 	if now.Missed {
 		d.Log.LogAttrs(context.Background(), slog.LevelError,
 			fmt.Sprintf("guard missed: %s had %s first although guard %s was armed", now.From, now.Address, now.Guard),
@@ -83,12 +90,16 @@ func (d *Daemon) logResult(before, now operate.Result, arrival operate.Arrival) 
 // old reports whether a scan has found nothing that was not told before.
 func old(before, now operate.Result) bool {
 	switch {
-	case now.Outcome == before.Outcome && now.Reason == before.Reason:
+	case same(before, now):
 		return true
 	case now.Outcome == operate.Already:
 		return before.Outcome.Bound()
 	}
-	return now.Outcome == operate.Left && now.Rule == ""
+	return now.Outcome == operate.Left && now.Rule == "" && now.Remedy == ""
+}
+
+func same(before, now operate.Result) bool {
+	return now.Outcome == before.Outcome && now.Reason == before.Reason
 }
 
 // attrs gives the fields of a result; those that say nothing are left out.

@@ -16,6 +16,7 @@ import (
 // know and that are no longer there. It only fills mailboxes; looked, if not
 // nil, ends when every device that is there has been looked at.
 func (d *Daemon) scan(ctx context.Context, looked *sync.WaitGroup) {
+	known := d.remembered() // before the list is read: what comes after it is not missing from it
 	present, err := d.FS.Devices()
 	if err != nil {
 		d.Log.Error("scan: "+err.Error()+": is sysfs mounted?", journal.MessageFailed.Attr())
@@ -30,26 +31,30 @@ func (d *Daemon) scan(ctx context.Context, looked *sync.WaitGroup) {
 			}
 		})
 	}
-	for _, address := range d.remembered() {
+	for address, life := range known {
 		if !slices.Contains(present, address) {
-			d.lane(address).removed(ctx)
+			d.lane(address).missing(ctx, life)
 		}
 	}
 }
 
-// remembered gives the addresses that a lane or the ledger knows, in order.
-func (d *Daemon) remembered() []pci.Address {
+// remembered gives the addresses that a lane or the ledger knows, each with its
+// life so far.
+func (d *Daemon) remembered() map[pci.Address]int {
 	all, err := d.Operator.Recorded()
 	if err != nil {
 		d.Log.Error(strings.ReplaceAll(err.Error(), "\n", "; "), journal.MessageFailed.Attr())
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for address := range d.lanes {
-		all = append(all, address)
+	known := map[pci.Address]int{}
+	for _, address := range all {
+		known[address] = 0
 	}
-	slices.SortFunc(all, pci.Address.Compare)
-	return slices.Compact(all)
+	for _, l := range d.everyLane() {
+		l.mu.Lock()
+		known[l.address] = l.life
+		l.mu.Unlock()
+	}
+	return known
 }
 
 // firstScan looks at every device and waits for the answers, for a bounded
@@ -82,13 +87,13 @@ func (d *Daemon) offer(ctx context.Context, driver string) {
 }
 
 // newcomer reports whether what is at an address was plugged since we listen,
-// and has had no driver when it was last looked at.
+// or just before, so that its event went to nobody and the kernel is still at
+// it; and no driver has had it.
 func (d *Daemon) newcomer(a pci.Address) bool {
-	l := d.known(a)
-	if l == nil {
-		return false
-	}
+	announced := d.Added != nil && !d.Added(a)
+	l := d.lane(a)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.newcomer = l.newcomer || announced
 	return l.newcomer
 }
