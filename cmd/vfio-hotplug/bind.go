@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	"math"
 
 	"github.com/spf13/cobra"
 
@@ -19,10 +19,11 @@ func newBindCommand(m *machine) *cobra.Command {
 		Long: `bind does by hand what the daemon does by itself, with the same checks: a
 drive in use is never taken. A device that no rule names goes to vfio-pci; a
 rule that says leave stands. bind also ends a release.
+A drive that nvme has also goes by nvme's names, nvme0 or nvme0n1.
 
 A running daemon does the work; without one, bind does it.`,
-		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: addresses(m),
+		Args:              someDevices,
+		ValidArgsFunction: m.present(math.MaxInt),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("driver") {
 				if err := policy.CheckDriver(driver); err != nil {
@@ -42,11 +43,13 @@ A running daemon does the work; without one, bind does it.`,
 	}
 	cmd.Flags().StringVar(&driver, "driver", "", "bind to this driver instead of the rule's")
 	cmd.Flags().StringVar(&takeover, "takeover", "", "how a drive that has a driver may be taken: never, blank or idle")
+	_ = cmd.RegisterFlagCompletionFunc("driver", words(policy.VFIO, policy.UIO, policy.Auto))
+	_ = cmd.RegisterFlagCompletionFunc("takeover", words(policy.Never.String(), policy.Blank.String(), policy.Idle.String()))
 	return cmd
 }
 
 func bind(cmd *cobra.Command, m *machine, args []string, wish operate.Hand) error {
-	all, err := parseAddresses(args)
+	all, err := m.targets(args)
 	if err != nil {
 		return err
 	}
@@ -60,7 +63,7 @@ func bind(cmd *cobra.Command, m *machine, args []string, wish operate.Hand) erro
 		if !asked {
 			p, err := m.policy()
 			if err != nil {
-				return control.Device{}, errors.New("the policy has faults: see vfio-hotplug check")
+				return control.Device{}, policyUnread(err)
 			}
 			return act(cmd.Context(), m, a, operate.Request{Hand: wish, Policy: func() *policy.Policy { return p }}, (*operate.Operator).Take)
 		}

@@ -39,7 +39,7 @@ func policyFaults(cmd *cobra.Command, err error) error {
 		return err
 	}
 	for _, fault := range faults {
-		cmd.PrintErrln(fault.Error())
+		cmd.PrintErrln(needsRoot(fault).Error())
 	}
 	return toldError{err}
 }
@@ -58,13 +58,6 @@ func tellPolicy(cmd *cobra.Command, p *policy.Policy) error {
 	for _, warning := range p.Warnings() {
 		cmd.PrintErrln("warning: " + warning)
 	}
-	rules := p.Rules()
-	take := 0
-	for _, r := range rules {
-		if r.Action == policy.Bind {
-			take++
-		}
-	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "valid: %d rules, %d of them take devices\n", len(rules), take)
+	_, err := fmt.Fprintln(cmd.OutOrStdout(), "valid: "+p.Summary())
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"vfio-hotplug/internal/control"
 	"vfio-hotplug/internal/daemon"
 	"vfio-hotplug/internal/guard"
+	"vfio-hotplug/internal/inuse"
 	"vfio-hotplug/internal/journal"
 	"vfio-hotplug/internal/operate"
 	"vfio-hotplug/internal/uevent"
@@ -34,7 +36,7 @@ func newDaemonCommand(m *machine) *cobra.Command {
 		Long: `daemon listens for devices that are plugged and does what the policy says.
 Under systemd it logs to the journal; in the foreground it writes readable
 lines to standard error. SIGHUP reads the policy again, SIGTERM stops.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd, m, debug) },
 	}
 	cmd.Flags().BoolVar(&debug, "debug", false, "also log what is usually not worth a line")
@@ -42,7 +44,7 @@ lines to standard error. SIGHUP reads the policy again, SIGTERM stops.`,
 }
 
 func runDaemon(cmd *cobra.Command, m *machine, debug bool) error {
-	if off, err := switchedOff(m); off || err != nil {
+	if off, err := isOff(m); off || err != nil {
 		return err
 	}
 	level := slog.LevelInfo
@@ -78,15 +80,28 @@ func runDaemon(cmd *cobra.Command, m *machine, debug bool) error {
 	if err != nil {
 		return err
 	}
-	d, err := daemon.New(daemon.Config{
-		FS: operator.FS, Events: events, Operator: operator, Load: m.policy, Log: log,
+	unannounced, err := m.unannounced()
+	if err != nil {
+		return err
+	}
+	config := daemon.Config{
+		FS: operator.FS, Events: events, Operator: operator, Added: m.added, Load: m.policy, Log: log,
 		Guard: g, Machine: func() (guard.Machine, error) { return m.judge(operator) },
-		Notify: notify(log), Watchdog: watchdog, Reload: reload,
-	})
+		Unannounced: unannounced, Notify: notify(log), Watchdog: watchdog, Reload: reload,
+	}
+	if users, err := inuse.NewWatcher(m.root); err != nil {
+		log.Warn("users of drives that go will not be noticed: " + err.Error())
+	} else {
+		config.Users = users
+	}
+	d, err := daemon.New(config)
 	if err != nil {
 		// Nobody would take new devices on from an earlier daemon's guard.
 		if err := disarmBounded(operator, g); err != nil {
 			cmd.PrintErrln("vfio-hotplug: take back the guard: " + err.Error())
+		}
+		if err := m.freeKept(operator); err != nil {
+			cmd.PrintErrln("vfio-hotplug: let go of what was kept at boot: " + err.Error())
 		}
 		return notStarted{policyFaults(cmd, err)}
 	}
@@ -164,6 +179,17 @@ func notify(log *slog.Logger) func(string) {
 	}
 }
 
+// isOff is switchedOff for who then does nothing, and says so.
+func isOff(m *machine) (bool, error) {
+	off, err := switchedOff(m)
+	if off {
+		fmt.Fprintln(os.Stderr, "vfio-hotplug: "+offByKernel)
+	}
+	return off, err
+}
+
+const offByKernel = "off by the kernel command line (vfio-hotplug=off)"
+
 // switchedOff reports whether the kernel command line says vfio-hotplug=off:
 // the way out for an administrator who cannot reach the policy.
 func switchedOff(m *machine) (bool, error) {
@@ -174,11 +200,5 @@ func switchedOff(m *machine) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("read the kernel command line: %w", err)
 	}
-	for word := range strings.FieldsSeq(string(line)) {
-		if word == "vfio-hotplug=off" {
-			fmt.Fprintln(os.Stderr, "vfio-hotplug: off by the kernel command line (vfio-hotplug=off)")
-			return true, nil
-		}
-	}
-	return false, nil
+	return slices.Contains(strings.Fields(string(line)), "vfio-hotplug=off"), nil
 }

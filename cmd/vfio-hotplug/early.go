@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -20,14 +21,14 @@ func newEarlyCommand(m *machine) *cobra.Command {
 	return &cobra.Command{
 		Use:    "early",
 		Short:  "Take the devices that no driver has yet, before udev loads drivers",
-		Args:   cobra.NoArgs,
+		Args:   noArguments,
 		Hidden: true,
 		RunE:   func(cmd *cobra.Command, _ []string) error { return early(cmd, m) },
 	}
 }
 
 func early(cmd *cobra.Command, m *machine) error {
-	if off, err := switchedOff(m); off || err != nil {
+	if off, err := isOff(m); off || err != nil {
 		return err
 	}
 	log, flush := openLog(slog.LevelInfo, journal.Auto)
@@ -46,5 +47,17 @@ func early(cmd *cobra.Command, m *machine) error {
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), earlyLimit)
 	defer cancel()
-	return d.Boot(ctx)
+	there, err := present(operator.FS)
+	if err != nil {
+		return err
+	}
+	err = d.Boot(ctx)
+	if errors.Is(err, daemon.ErrLate) { // a slow boot lacks nothing, and is no failed unit
+		log.Warn("scan at boot: "+err.Error(), journal.MessageStuck.Attr())
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return m.seenAtBoot(there)
 }

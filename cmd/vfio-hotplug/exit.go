@@ -5,8 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-
-	"github.com/spf13/cobra"
 )
 
 // usageError is a command line that cannot be understood.
@@ -54,17 +52,4 @@ func exitCode(err error) int {
 		return exitConfig
 	}
 	return exitFailed
-}
-
-// usage makes a fault of the arguments a usageError.
-func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if check == nil {
-			return nil
-		}
-		if err := check(cmd, args); err != nil {
-			return usageError{errors.New(err.Error() + ": see " + cmd.CommandPath() + " --help")}
-		}
-		return nil
-	}
 }

@@ -2,9 +2,10 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -18,40 +19,80 @@ import (
 
 func newExplainCommand(m *machine) *cobra.Command {
 	var asJSON bool
+	var files []string
 	cmd := &cobra.Command{
 		Use:   "explain ADDRESS",
 		Short: "Say why a device is taken or not, rule by rule and check by check",
 		Long: `explain goes through every rule and every check for one device, changes
-nothing, and ends with the next command to type. It needs root to look into
-a drive that has a driver.`,
-		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: addresses(m),
+nothing, and ends with what to do next. It needs root to look into a drive that
+has a driver. A drive that nvme has also goes by nvme's names, nvme0 or nvme0n1.
+
+With --policy, the device is judged by the files named and nothing else, so that
+a policy can be tried before it is installed.`,
+		Args:              oneDevice,
+		ValidArgsFunction: m.present(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			all, err := parseAddresses(args)
+			all, err := m.targets(args)
 			if err != nil {
 				return err
 			}
-			j, choice, err := judge(cmd, m, all[0])
+			p, err := policyToJudgeBy(cmd, m, files)
 			if err != nil {
 				return err
+			}
+			j, choice, err := judge(cmd, m, p, all[0])
+			if err != nil {
+				return err
+			}
+			if len(files) > 0 {
+				j.Next = nextOfTrial(j, files)
+			}
+			off, err := switchedOff(m)
+			if err != nil {
+				return err
+			}
+			if off {
+				cmd.PrintErrln("vfio-hotplug: " + offByKernel + ", so no daemon takes what is said to be taken; bind and release work by hand")
 			}
 			g := &control.Guard{Mode: string(choice.Mode), Reason: choice.Why, Remedy: choice.Remedy}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), reportOf(j, g))
+				return printJSON(cmd.OutOrStdout(), reportOf(j, g, files))
 			}
-			return printJudgement(cmd.OutOrStdout(), j, g)
+			return printJudgement(cmd.OutOrStdout(), j, g, files)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().StringArrayVar(&files, "policy", nil, "judge by this policy `file` instead of the installed ones; may be given again")
+	_ = cmd.MarkFlagFilename("policy", "toml")
 	return cmd
 }
 
-// judge explains a device, and the guard that a daemon chooses for the policy.
-func judge(cmd *cobra.Command, m *machine, a pci.Address) (j operate.Judgement, choice guard.Choice, err error) {
-	p, err := m.policy()
-	if err != nil {
-		return j, choice, errors.New("the policy has faults: see vfio-hotplug check")
+// policyToJudgeBy reads the installed policy or, to try them, the files named.
+func policyToJudgeBy(cmd *cobra.Command, m *machine, files []string) (*policy.Policy, error) {
+	p, err := readPolicy(m, files)
+	switch {
+	case err != nil && len(files) > 0:
+		return nil, policyFaults(cmd, err)
+	case err != nil:
+		return nil, policyUnread(err)
 	}
+	return p, nil
+}
+
+// nextOfTrial is what to do next after a judgement by files that are not in
+// force: what they take, a bind would not do as they say.
+func nextOfTrial(j operate.Judgement, files []string) string {
+	switch {
+	case slices.ContainsFunc(j.Checks, func(c operate.Check) bool { return c.Unread }):
+		return operate.AsRoot("vfio-hotplug explain --policy " + strings.Join(files, " --policy ") + " " + j.Device.Address.String())
+	case j.Outcome == operate.Direct || j.Outcome == operate.Taken:
+		return "to have it so, put the policy into /etc/vfio-hotplug, then: systemctl reload vfio-hotplug"
+	}
+	return j.Next
+}
+
+// judge explains a device, and the guard that a daemon chooses for the policy.
+func judge(cmd *cobra.Command, m *machine, p *policy.Policy, a pci.Address) (j operate.Judgement, choice guard.Choice, err error) {
 	operator, err := m.observer()
 	if err != nil {
 		return j, choice, err
@@ -62,7 +103,7 @@ func judge(cmd *cobra.Command, m *machine, a pci.Address) (j operate.Judgement, 
 	}
 	defer device.Close()
 	if machine, err := m.judge(operator); err != nil {
-		choice = guard.Choice{Mode: "unknown", Why: "the machine cannot be judged: " + err.Error(), Remedy: "be root"}
+		choice = guard.Choice{Mode: "unknown", Why: "the machine cannot be judged: " + err.Error()}
 	} else {
 		// One that is named and cannot hold says so in its reason.
 		choice, _ = daemon.ChooseGuard(machine, p)
@@ -71,7 +112,7 @@ func judge(cmd *cobra.Command, m *machine, a pci.Address) (j operate.Judgement, 
 	return j, choice, err
 }
 
-func printJudgement(w io.Writer, j operate.Judgement, g *control.Guard) error {
+func printJudgement(w io.Writer, j operate.Judgement, g *control.Guard, files []string) error {
 	d := j.Device
 	fmt.Fprintf(w, "%s  %04x:%04x  class %s", d.Address, uint16(d.Vendor), uint16(d.DeviceID), d.Class)
 	if d.Slot != "" {
@@ -85,6 +126,9 @@ func printJudgement(w io.Writer, j operate.Judgement, g *control.Guard) error {
 		fmt.Fprintf(w, ", node %s", j.Node)
 	}
 	fmt.Fprintln(w)
+	if len(files) > 0 {
+		fmt.Fprintf(w, "  judged by %s, which need not be in force\n", strings.Join(files, ", "))
+	}
 	printRules(w, j)
 	printChecks(w, j.Checks)
 	if err := printGuard(w, g); err != nil {
@@ -144,6 +188,7 @@ func printChecks(w io.Writer, checks []operate.Check) {
 type report struct {
 	Address pci.Address     `json:"address"`
 	Driver  string          `json:"driver,omitempty"`
+	Policy  []string        `json:"policy,omitempty"` // the files that were named
 	Rules   []ruleReport    `json:"rules"`
 	Verdict string          `json:"verdict"`
 	Rule    string          `json:"rule,omitempty"`
@@ -163,9 +208,9 @@ type ruleReport struct {
 	Why     string `json:"why"`
 }
 
-func reportOf(j operate.Judgement, g *control.Guard) report {
+func reportOf(j operate.Judgement, g *control.Guard, files []string) report {
 	r := report{
-		Address: j.Device.Address, Driver: j.Device.Driver, Rules: []ruleReport{}, Verdict: j.Decision.Verdict.String(),
+		Address: j.Device.Address, Driver: j.Device.Driver, Policy: files, Rules: []ruleReport{}, Verdict: j.Decision.Verdict.String(),
 		Wanted: j.Driver, Checks: append([]operate.Check{}, j.Checks...), Outcome: j.Outcome, Reason: j.Reason, Next: j.Next, Guard: g,
 	}
 	if j.Decision.Rule != nil {

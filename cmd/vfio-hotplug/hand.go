@@ -19,36 +19,6 @@ import (
 	"vfio-hotplug/internal/sysfs"
 )
 
-// addresses completes the addresses that are present.
-func addresses(m *machine) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		root, err := sysfs.OpenRoot(m.path("sys"))
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		defer root.Close()
-		present, _ := sysfs.New(root, nil).Devices()
-		names := make([]string, len(present))
-		for i, a := range present {
-			names[i] = a.String()
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
-	}
-}
-
-// parseAddresses reads every argument before anything is done about one.
-func parseAddresses(args []string) ([]pci.Address, error) {
-	all := make([]pci.Address, len(args))
-	for i, arg := range args {
-		a, err := pci.ParseAddress(arg)
-		if err != nil {
-			return nil, usageError{err}
-		}
-		all[i] = a
-	}
-	return all, nil
-}
-
 // call asks the running daemon. asked is false when there is none, and the
 // command has to do it itself.
 func call(ctx context.Context, m *machine, method string, in, out any) (asked bool, err error) {
@@ -124,7 +94,7 @@ func conclude(w io.Writer, d control.Device) error {
 	case operate.Direct, operate.Taken, operate.Already, operate.Released:
 		_, err := fmt.Fprintln(w, sentence(d))
 		return err
-	case operate.Refused, operate.Left:
+	case operate.Refused, operate.Left, operate.Stuck:
 		return refusedError{errors.New(complaint(d))}
 	}
 	return errors.New(complaint(d))
@@ -138,8 +108,17 @@ func sentence(d control.Device) string {
 	if d.Node != "" {
 		s += ", node " + d.Node
 	}
+	if len(d.Along) > 0 {
+		s += ", and with it " + strings.Join(d.Along, ", ")
+	}
+	if d.Outcome == string(operate.Released) {
+		s += untilWhen
+	}
 	return s
 }
+
+// untilWhen says how long a release holds: what marks it is in /run.
+const untilWhen = "; it stays there until it is plugged again, it is bound by hand, or the machine boots; for good: a rule that says leave"
 
 func complaint(d control.Device) string {
 	words := []string{d.Address}

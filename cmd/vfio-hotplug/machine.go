@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +15,7 @@ import (
 	"vfio-hotplug/internal/kmod"
 	"vfio-hotplug/internal/ledger"
 	"vfio-hotplug/internal/operate"
+	"vfio-hotplug/internal/pci"
 	"vfio-hotplug/internal/sysfs"
 	"vfio-hotplug/policy"
 )
@@ -36,13 +35,8 @@ func (m *machine) policy() (*policy.Policy, error) {
 	return policy.Load(policy.Dir(m.path("etc/vfio-hotplug")), policy.Dir(m.path("usr/lib/vfio-hotplug")))
 }
 
-// observer opens what it takes to look and change nothing: for one who may not
-// write to /run, the ledger is what it can be read as.
+// observer opens what it takes to look, and changes nothing, not even in /run.
 func (m *machine) observer() (*operate.Operator, error) {
-	o, err := m.operator()
-	if !errors.Is(err, fs.ErrPermission) {
-		return o, err
-	}
 	return m.operatorWith(ledger.Reader(m.path("run/vfio-hotplug"), m.path("proc")))
 }
 
@@ -111,6 +105,19 @@ func (m *machine) judge(o *operate.Operator) (guard.Machine, error) {
 	return guard.ReadMachine(o.FS.Root(), m.path("proc"), release)
 }
 
+// unannounced reports whether a vfio driver that is being taken away while a
+// program holds the device can only be seen by looking. From Linux 6.6 on the
+// vfio device goes first, with an event (drivers/vfio/vfio_main.c,
+// vfio_unregister_group_dev).
+func (m *machine) unannounced() (bool, error) {
+	release, err := m.release()
+	if err != nil {
+		return false, err
+	}
+	r, err := guard.ParseRelease(release)
+	return !r.Least(6, 6), err
+}
+
 // aliases opens the modules.alias of the running kernel. From the daemon its
 // unit hides the modules, and shows this list alone in /run.
 func (m *machine) aliases() (io.ReadCloser, error) {
@@ -126,4 +133,17 @@ func (m *machine) aliases() (io.ReadCloser, error) {
 		return shown, nil
 	}
 	return nil, err
+}
+
+// added reports whether the kernel has finished adding a device. It makes its
+// entry in /proc/bus/pci right before drivers may match it (drivers/pci/bus.c,
+// pci_bus_add_device); which of the two spellings a bus has depends on the
+// architecture (pci_proc_domain). Without such a list, it is not known.
+func (m *machine) added(a pci.Address) bool {
+	entry := func(parts ...string) bool {
+		_, err := os.Stat(m.path(append([]string{"proc/bus/pci"}, parts...)...))
+		return err == nil
+	}
+	bus, function := fmt.Sprintf("%02x", a.Bus), fmt.Sprintf("%02x.%x", a.Device, a.Function)
+	return !entry("devices") || entry(bus, function) || entry(fmt.Sprintf("%04x:%s", a.Domain, bus), function)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -65,20 +66,22 @@ func newRootCommand() *cobra.Command {
 		Short: "Bring hot-plugged PCI devices under user-space drivers",
 		Long: `vfio-hotplug brings PCI devices, above all NVMe drives, under vfio-pci or
 another driver as they are plugged, by the rules in /etc/vfio-hotplug.
-A drive in use is never taken, and whatever fails is put back.`,
+A drive in use is never taken, and whatever fails is put back.
+
+The manual pages are vfio-hotplug(8) and vfio-hotplug-policy(5).`,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Args:          knownCommand,
+
+		SuggestionsMinimumDistance: 2,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},
 	}
 	root.PersistentFlags().StringVar(&m.root, "root", "/", "directory below which sys, proc, dev, run, etc and usr are found")
 	_ = root.PersistentFlags().MarkHidden("root")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
-	})
+	root.SetFlagErrorFunc(wrongFlag)
 	root.AddCommand(
 		newDaemonCommand(m),
 		newDisarmCommand(m),
@@ -89,8 +92,37 @@ A drive in use is never taken, and whatever fails is put back.`,
 		newBindCommand(m),
 		newReleaseCommand(m),
 	)
+	addCompletion(root)
 	for _, c := range append(root.Commands(), root) {
 		c.Args = usage(c.Args)
 	}
+	root.SetHelpCommand(newHelpCommand())
 	return root
+}
+
+// addCompletion adds cobra's command, but that a shell that it does not know is a
+// fault.
+func addCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	c, _, err := root.Find([]string{"completion"})
+	if err != nil || c == root {
+		panic("cobra has no command completion")
+	}
+	c.Args = aShell
+	c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+}
+
+// newHelpCommand is cobra's, but that help for what is no command fails.
+func newHelpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [command]",
+		Short: "Help about any command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return usageError{fmt.Errorf("no command %q: see vfio-hotplug --help", strings.Join(args, " "))}
+			}
+			return about.Help()
+		},
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -20,8 +21,9 @@ func newReleaseCommand(m *machine) *cobra.Command {
 		Use:   "release ADDRESS... | --all",
 		Short: "Give devices back to the drivers they came from",
 		Long: `release gives a device back to exactly what it had before it was taken. It
-stays there, over restarts and reloads, until it is plugged again or bound by
-hand. A device that a program holds open is refused, and the program named.
+stays there, over restarts and reloads of the daemon, until it is plugged again,
+it is bound by hand, or the machine boots; for good, write a rule that leaves it.
+A device that a program holds open is refused, and the program named.
 
 A running daemon does the work; without one, release does it.`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -30,12 +32,12 @@ A running daemon does the work; without one, release does it.`,
 			}
 			return nil
 		},
-		ValidArgsFunction: addresses(m),
+		ValidArgsFunction: m.taken(math.MaxInt),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			targets, err := parseAddresses(args)
 			if all {
-				targets, err = taken(cmd, m)
+				return releaseAll(cmd, m)
 			}
+			targets, err := m.targets(args)
 			if err != nil {
 				return err
 			}
@@ -46,24 +48,52 @@ A running daemon does the work; without one, release does it.`,
 	return cmd
 }
 
-// taken lists what the ledger says we have changed, and is still there.
-func taken(cmd *cobra.Command, m *machine) ([]pci.Address, error) {
+// releaseAll gives back all that the ledger speaks of. What it cannot say any more
+// is told, and is a failure: nobody is to think that there is nothing left.
+func releaseAll(cmd *cobra.Command, m *machine) error {
+	targets, faults, err := taken(m)
+	if err != nil {
+		return err
+	}
+	for _, fault := range faults {
+		cmd.PrintErrln("vfio-hotplug: " + fault)
+	}
+	if len(faults) == 0 {
+		return release(cmd, m, targets)
+	}
+	unread := toldError{errors.New("not all of the record can be read")}
+	if len(targets) == 0 {
+		return unread
+	}
+	return errors.Join(release(cmd, m, targets), unread)
+}
+
+// taken lists what the ledger says we have changed, and is still there; faults
+// are what it says no more.
+func taken(m *machine) (there []pci.Address, faults []string, err error) {
 	operator, err := m.operator()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	aside, err := operator.Ledger.Aside()
+	if err != nil {
+		return nil, nil, err
 	}
 	recorded, err := operator.Recorded()
 	if errors.Is(err, fs.ErrPermission) {
-		return nil, err
+		return nil, nil, err
 	}
-	for _, fault := range daemon.Faults(err) {
-		cmd.PrintErrln("vfio-hotplug: " + fault)
-	}
+	faults = daemon.Faults(err)
 	present, err := operator.FS.Devices()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return slices.DeleteFunc(recorded, func(a pci.Address) bool { return !slices.Contains(present, a) }), nil
+	for _, old := range aside {
+		if slices.Contains(present, old.Address) {
+			faults = append(faults, fmt.Sprintf("%s: what was done to it could not be read, and was kept as %s: see what driver it has, then remove that file", old.Address, old.File))
+		}
+	}
+	return slices.DeleteFunc(recorded, func(a pci.Address) bool { return !slices.Contains(present, a) }), faults, nil
 }
 
 func release(cmd *cobra.Command, m *machine, targets []pci.Address) error {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"vfio-hotplug/internal/inuse"
 	"vfio-hotplug/internal/journal"
 	"vfio-hotplug/internal/ledger"
 	"vfio-hotplug/internal/operate"
@@ -24,7 +25,7 @@ const udevCommand = "udev"
 
 // settling is how long a device that has just been bound may take until the
 // ledger says what became of it: the kernel tells udev and the daemon at once.
-const settling = 250 * time.Millisecond
+const settling = 2 * time.Second
 
 // runUdev takes the address of a device and, for a test, the root directory.
 func runUdev(args []string) int {
@@ -68,7 +69,7 @@ func (h udevHelper) tell(address string) error {
 		return err
 	}
 	if driver == "" {
-		return h.tellColdplug(device)
+		return h.tellColdplug(root, device)
 	}
 	return h.tellTaken(device, driver)
 }
@@ -76,13 +77,13 @@ func (h udevHelper) tell(address string) error {
 // tellTaken says what was done to a device.
 func (h udevHelper) tellTaken(device *sysfs.Device, driver string) error {
 	giveUp := time.Now().Add(settling)
-	for {
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		entry, found, err := ledger.Look(h.path("run/vfio-hotplug"), device.Address())
 		if err != nil || !found || entry.Identity != device.Identity() || entry.Driver != driver {
 			return err
 		}
 		if entry.Stage == ledger.Taking && time.Now().Before(giveUp) {
-			time.Sleep(time.Millisecond)
+			time.Sleep(pause)
 			continue
 		}
 		return h.properties("DRIVER", entry.Driver, "RULE", entry.Rule, "OUTCOME", entry.Outcome)
@@ -91,9 +92,9 @@ func (h udevHelper) tellTaken(device *sysfs.Device, driver string) error {
 
 // tellColdplug says whether a device is to be kept from drivers until the
 // daemon has looked at it.
-func (h udevHelper) tellColdplug(device *sysfs.Device) error {
-	if _, err := os.Stat(h.coldplug()); err != nil {
-		return nil // the daemon decides, or nobody
+func (h udevHelper) tellColdplug(root sysfs.Dir, device *sysfs.Device) error {
+	if !h.asksAtBoot(device) {
+		return nil // the early scan has decided, or the daemon does, or nobody
 	}
 	p, err := h.policy()
 	if err != nil {
@@ -104,7 +105,7 @@ func (h udevHelper) tellColdplug(device *sysfs.Device) error {
 		return err
 	}
 	decision := p.Decide(&facts)
-	if decision.Verdict != policy.Bind || operate.ReadFirst(p, decision) {
+	if decision.Verdict != policy.Bind || operate.ReadFirst(p, decision, &facts, inuse.New(root, h.root)) != "" {
 		return nil
 	}
 	return h.properties("COLDPLUG", "keep", "RULE", decision.Rule.Name)

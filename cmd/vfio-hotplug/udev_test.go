@@ -59,6 +59,11 @@ func TestUdevIsToldTheOutcome(t *testing.T) {
 		}
 		said <- text.String()
 	}()
+	select {
+	case got := <-said:
+		t.Fatalf("before the daemon's word it said\n%s", got)
+	case <-time.After(50 * time.Millisecond):
+	}
 	entry.Stage, entry.Outcome = ledger.Taken, "direct"
 	if err := book.Put(entry); err != nil {
 		t.Fatal(err)
@@ -72,6 +77,7 @@ func TestUdevIsToldTheOutcome(t *testing.T) {
 // A daemon that was killed leaves the outcome open; udev is not held up for it.
 func TestUdevIsToldWhatIsKnown(t *testing.T) {
 	m, _, entry := machineWithATakenDrive(t)
+	began := time.Now()
 	var text strings.Builder
 	if err := (udevHelper{m, &text, journal.Lines}).tell(entry.Address.String()); err != nil {
 		t.Fatal(err)
@@ -79,6 +85,9 @@ func TestUdevIsToldWhatIsKnown(t *testing.T) {
 	want := "VFIO_HOTPLUG_DRIVER=\"vfio-pci\"\nVFIO_HOTPLUG_RULE=\"front bays\"\n"
 	if text.String() != want {
 		t.Errorf("said\n%swant\n%s", text.String(), want)
+	}
+	if took := time.Since(began); took > 10*settling {
+		t.Errorf("udev was held up for %v", took)
 	}
 }
 

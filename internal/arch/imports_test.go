@@ -27,7 +27,7 @@ var may = map[string][]string{
 	"internal/arch":      {},
 	"internal/bind":      {"internal/sysfs"},
 	"internal/control":   {},
-	"internal/daemon":    {"policy", "internal/control", "internal/guard", "internal/journal", "internal/ledger", "internal/operate", "internal/pci", "internal/sysfs", "internal/uevent"},
+	"internal/daemon":    {"policy", "internal/control", "internal/guard", "internal/inuse", "internal/journal", "internal/ledger", "internal/operate", "internal/pci", "internal/sysfs", "internal/uevent"},
 	"internal/guard":     {"internal/pci", "internal/sysfs"},
 	"internal/inuse":     {"internal/pci", "internal/sysfs"},
 	"internal/iommu":     {"internal/pci", "internal/sysfs"},
