@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,8 +13,32 @@ import (
 	"vfio-hotplug/internal/vmtest/qmp"
 )
 
-// prepare numbers a device and makes its image.
-func (g *Guest) prepare(d Device) (plugged, error) {
+// prepare numbers the functions of a device and makes their images.
+func (g *Guest) prepare(bay int, d Device) (plugged, error) {
+	if d.Second == nil {
+		return g.prepareOne(d)
+	}
+	second, err := g.prepareOne(d.Second.at(bay, 1))
+	if err != nil {
+		return plugged{}, err
+	}
+	p, err := g.prepareOne(d.at(bay, 0))
+	p.second = &second
+	return p, err
+}
+
+// at gives a device the place of a function beside another.
+func (d Device) at(bay, function int) Device {
+	props := map[string]any{"addr": fmt.Sprintf("0x0.%d", function), "multifunction": true}
+	maps.Copy(props, d.Props)
+	d.Props = props
+	if d.Serial == "" && d.model() == "nvme" { // nvme refuses a second drive with the name of the first
+		d.Serial = fmt.Sprintf("BAY%dF%d", bay, function)
+	}
+	return d
+}
+
+func (g *Guest) prepareOne(d Device) (plugged, error) {
 	g.mu.Lock()
 	g.next++
 	number := g.next
@@ -38,21 +63,31 @@ func (g *Guest) Plug(ctx context.Context, bay int, d Device) error {
 	if err := g.free(bay); err != nil {
 		return err
 	}
-	p, err := g.prepare(d)
+	p, err := g.prepare(bay, d)
 	if err != nil {
 		return fmt.Errorf("plug bay %d: %w", bay, err)
 	}
-	if p.disk != nil {
-		if err := g.QMP.Execute(ctx, "blockdev-add", p.disk.blockdev(), nil); err != nil {
+	for _, f := range p.functions() {
+		if err := g.add(ctx, bay, f); err != nil {
 			return fmt.Errorf("plug bay %d: %w", bay, err)
 		}
-	}
-	if err := g.QMP.Execute(ctx, "device_add", d.deviceAdd(p.id, bay, p.disk), nil); err != nil {
-		return errors.Join(fmt.Errorf("plug bay %d: %w", bay, err), g.discard(ctx, p))
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.plugged[bay] = p
+	return nil
+}
+
+// add hands one function to QEMU.
+func (g *Guest) add(ctx context.Context, bay int, p plugged) error {
+	if p.disk != nil {
+		if err := g.QMP.Execute(ctx, "blockdev-add", p.disk.blockdev(), nil); err != nil {
+			return err
+		}
+	}
+	if err := g.QMP.Execute(ctx, "device_add", p.device.deviceAdd(p.id, bay, p.disk), nil); err != nil {
+		return errors.Join(err, g.discard(ctx, p))
+	}
 	return nil
 }
 
@@ -83,17 +118,24 @@ func (g *Guest) Unplug(ctx context.Context, bay int) error {
 	if err := g.eject(ctx, bay, p.id); err != nil {
 		return fmt.Errorf("unplug bay %d: %w", bay, err)
 	}
-	_, err := g.QMP.Wait(ctx, mark, func(e qmp.Event) bool {
-		var deleted struct{ Device string }
-		return e.Name == "DEVICE_DELETED" && json.Unmarshal(e.Data, &deleted) == nil && deleted.Device == p.id
-	})
-	if err != nil {
-		return fmt.Errorf("unplug bay %d: wait for DEVICE_DELETED: %w", bay, err)
+	for _, f := range p.functions() {
+		_, err := g.QMP.Wait(ctx, mark, func(e qmp.Event) bool {
+			var deleted struct{ Device string }
+			return e.Name == "DEVICE_DELETED" && json.Unmarshal(e.Data, &deleted) == nil && deleted.Device == f.id
+		})
+		if err != nil {
+			return fmt.Errorf("unplug bay %d: wait for DEVICE_DELETED: %w", bay, err)
+		}
 	}
 	g.mu.Lock()
 	delete(g.plugged, bay)
 	g.mu.Unlock()
-	return g.discard(ctx, p)
+	for _, f := range p.functions() {
+		if err := g.discard(ctx, f); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (g *Guest) eject(ctx context.Context, bay int, id string) error {

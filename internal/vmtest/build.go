@@ -42,15 +42,16 @@ func Build(pkg string) (string, error) {
 }
 
 // BuildDeb makes this module's package for Debian, as its Makefile does for a
-// release, and gives the path of the package. It must be called from within the
-// module.
-func BuildDeb() (string, error) {
+// release, and gives the path of the package. Variables for make, such as
+// "VERSION=2", make another. It must be called from within the module.
+func BuildDeb(variables ...string) (string, error) {
 	return build("deb", 0o644, func(tmp string) (string, error) {
 		mod, err := exec.Command("go", "env", "GOMOD").Output()
 		if err != nil {
 			return "", fmt.Errorf("go env GOMOD: %w", err)
 		}
-		cmd := exec.Command("make", "-C", filepath.Dir(strings.TrimSpace(string(mod))), "package-amd64", "DIST="+tmp)
+		argv := append([]string{"-C", filepath.Dir(strings.TrimSpace(string(mod))), "package-amd64", "DIST=" + tmp}, variables...)
+		cmd := exec.Command("make", argv...)
 		// A make that this runs under has its own wishes.
 		cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "MAKE") })
 		if out, err := cmd.CombinedOutput(); err != nil {

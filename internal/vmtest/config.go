@@ -43,6 +43,7 @@ const MaxBays = 27
 type Config struct {
 	Kernel   Kernel
 	System   *System
+	SATARoot bool // the System is on a SATA disk instead: nvme need not be in its initramfs
 	Hotplug  Hotplug
 	NoIOMMU  bool              // the kernel does not use the IOMMU
 	Bays     int               // 0 is DefaultBays
@@ -63,6 +64,9 @@ type Device struct {
 	Image  string         // a raw image on this machine; "" is a blank one, forgotten at unplug
 	Size   int64          // of a blank image in bytes; 0 is 64 MiB
 	Props  map[string]any // more properties for QEMU's device_add
+	// Second is function 1 of the same device. Without ACS, as QEMU's are, the
+	// functions share an IOMMU group. They come and go together.
+	Second *Device
 }
 
 // NIC is an Intel network card that is connected to nothing.

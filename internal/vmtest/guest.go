@@ -45,6 +45,16 @@ type plugged struct {
 	id     string
 	device Device
 	disk   *disk
+	second *plugged // function 1, nil for none
+}
+
+// functions gives the functions of a device in the order in which QEMU is to be
+// told of them: the machine sees them with function 0, which is the last.
+func (p plugged) functions() []plugged {
+	if p.second == nil {
+		return []plugged{p}
+	}
+	return []plugged{*p.second, p}
 }
 
 // Start boots a guest in the empty directory dir, which takes its console,
@@ -98,7 +108,7 @@ func (g *Guest) fill() error {
 		if err := g.free(bay); err != nil {
 			return err
 		}
-		p, err := g.prepare(device)
+		p, err := g.prepare(bay, device)
 		if err != nil {
 			return err
 		}
@@ -107,8 +117,9 @@ func (g *Guest) fill() error {
 	return nil
 }
 
-// launch switches the guest on.
-func (g *Guest) launch(ctx context.Context) error {
+// launch switches the guest on, with these words on the kernel's command line
+// besides those that it always has.
+func (g *Guest) launch(ctx context.Context, words ...string) error {
 	image, err := g.bootImage(ctx)
 	if err != nil {
 		return err
@@ -118,7 +129,7 @@ func (g *Guest) launch(ctx context.Context) error {
 		return err
 	}
 	args := func(w wiring, extra string) ([]string, error) {
-		all, err := g.cfg.machine(image, initrdFile, w, extra)
+		all, err := g.cfg.machine(image, initrdFile, w, strings.Join(append(words, extra), " "))
 		return append(all, cold...), err
 	}
 	forTest, forPerson := "", "vmtest.shell"
@@ -165,19 +176,20 @@ func (g *Guest) bootImage(ctx context.Context) (string, error) {
 func (g *Guest) coldPlug() ([]string, error) {
 	var args []string
 	if g.cfg.System != nil {
-		root, err := rootDrive()
+		root, err := g.cfg.rootDrive()
 		if err != nil {
 			return nil, err
 		}
 		args = root
 	}
 	for _, bay := range slices.Sorted(maps.Keys(g.plugged)) {
-		p := g.plugged[bay]
-		more, err := coldPlug(p.device.deviceAdd(p.id, bay, p.disk), p.disk)
-		if err != nil {
-			return nil, err
+		for _, f := range g.plugged[bay].functions() {
+			more, err := coldPlug(f.device.deviceAdd(f.id, bay, f.disk), f.disk)
+			if err != nil {
+				return nil, err
+			}
+			args = append(args, more...)
 		}
-		args = append(args, more...)
 	}
 	return args, nil
 }

@@ -8,10 +8,11 @@ import (
 )
 
 // Host describes this machine as far as a guest's times depend on it:
-// processors, how they are had, and the load average of the last minute.
-func Host() string {
+// processors, how a guest with this kernel has them, and the load average of the
+// last minute.
+func Host(k Kernel) string {
 	how := "emulated (TCG)"
-	if kvm() {
+	if KVM(k) {
 		how = "KVM"
 	}
 	load := "unknown"

@@ -19,7 +19,7 @@ const (
 	bootDeadline = 3 * time.Minute
 	// packageBootDeadline is for a whole Debian, which takes half a minute
 	// emulated on a machine that is not busy.
-	packageBootDeadline = 10 * time.Minute
+	packageBootDeadline = 20 * time.Minute
 	// stepDeadline is for one operation on a guest; emulated, on a busy
 	// machine, each takes well under ten seconds.
 	stepDeadline = 2 * time.Minute
@@ -174,11 +174,11 @@ func (l *Lab) RootAddress() string {
 }
 
 // Reboot is Guest.Reboot.
-func (l *Lab) Reboot() {
+func (l *Lab) Reboot(words ...string) {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.t.Context(), packageBootDeadline)
 	defer cancel()
-	if err := l.Guest.Reboot(ctx); err != nil {
+	if err := l.Guest.Reboot(ctx, words...); err != nil {
 		l.t.Fatal(err)
 	}
 }

@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // firstBay is the device number on bus 0 of bay 0's root port; below it sits
@@ -16,13 +15,6 @@ import (
 const firstBay = 4
 
 const qemuProgram = "qemu-system-x86_64"
-
-// kvm tells whether this process may use hardware virtualisation.
-func kvm() bool { return unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil }
-
-// KVM tells whether guests have hardware virtualisation; else QEMU emulates their
-// processors.
-func KVM() bool { return kvm() }
 
 // A wiring says how the guest's ports are reached.
 type wiring struct {
@@ -34,7 +26,7 @@ func (c Config) machine(image, initrd string, w wiring, extra string) ([]string,
 	if c.bays() > MaxBays {
 		return nil, fmt.Errorf("%d bays are asked for, %d fit", c.bays(), MaxBays)
 	}
-	args := append(accelerator(),
+	args := append(c.accelerator(),
 		"-smp", "2", "-m", strconv.Itoa(c.memory()),
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
 		"-kernel", image, "-initrd", initrd, "-append", c.cmdline(extra),
@@ -57,9 +49,9 @@ func rootPort(id string, device, slot int) string {
 	return fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,addr=%#x,chassis=%d,slot=%d", id, device, slot, slot)
 }
 
-func accelerator() []string {
-	if kvm() {
-		return []string{"-machine", "q35,accel=kvm,kernel-irqchip=split", "-cpu", "max"}
+func (c Config) accelerator() []string {
+	if KVM(c.Kernel) {
+		return slices.Clone(hardware)
 	}
 	return []string{"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"}
 }
@@ -73,13 +65,13 @@ func (c Config) cmdline(extra string) string {
 	if c.System != nil {
 		root = rootCmdline
 	}
-	return strings.Join(strings.Fields("console=ttyS0 panic=-1 "+emulated()+" "+iommu+" "+root+" "+c.Cmdline+" "+extra), " ")
+	return strings.Join(strings.Fields("console=ttyS0 panic=-1 "+c.emulated()+" "+iommu+" "+root+" "+c.Cmdline+" "+extra), " ")
 }
 
 // emulated is what the kernel has to know on a processor that QEMU emulates,
 // on a machine that has other things to do besides.
-func emulated() string {
-	if kvm() {
+func (c Config) emulated() string {
+	if KVM(c.Kernel) {
 		return ""
 	}
 	return strings.Join([]string{

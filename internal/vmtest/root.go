@@ -25,11 +25,11 @@ const (
 	noLogin = "systemd.getty_auto=no"
 )
 
-// RootPortAddress is the PCI address of the root port of a package guest's root
-// drive.
+// RootPortAddress is the PCI address of the root port of a package guest's NVMe
+// root drive.
 func RootPortAddress() string { return fmt.Sprintf("0000:00:%02x.0", rootPortDevice) }
 
-// RootAddress is the PCI address of a package guest's root drive.
+// RootAddress is the PCI address of a package guest's NVMe root drive.
 func (g *Guest) RootAddress(ctx context.Context) (string, error) {
 	return g.below(ctx, RootPortAddress())
 }
@@ -70,9 +70,12 @@ func (g *Guest) loadFromRoot(ctx context.Context) error {
 }
 
 // rootDrive gives QEMU's arguments for the root drive.
-func rootDrive() ([]string, error) {
+func (c Config) rootDrive() ([]string, error) {
 	const id = "root"
 	disk := &disk{node: id + "-disk", image: rootFile}
+	if c.SATARoot { // on the controller that the machine has of its own
+		return coldPlug(map[string]any{"driver": "ide-hd", "id": id, "bus": "ide.0", "serial": "ROOT", "drive": disk.node}, disk)
+	}
 	drive := map[string]any{"driver": "nvme", "id": id, "bus": id + "-port", "serial": "ROOT", "drive": disk.node}
 	args, err := coldPlug(drive, disk)
 	return append([]string{"-device", rootPort(id+"-port", rootPortDevice, rootSlot)}, args...), err
@@ -95,9 +98,10 @@ func (g *Guest) settle(ctx context.Context) error {
 
 // Reboot has a package guest shut down as its administrator would, and boots
 // the kernel and the initramfs that are then on its root drive. Devices stay in
-// their bays. Processes, marks and traces of before are void, and nothing else
-// may be asked of the guest meanwhile.
-func (g *Guest) Reboot(ctx context.Context) error {
+// their bays. The words are more for the kernel's command line, this once.
+// Processes, marks and traces of before are void, and nothing else may be asked
+// of the guest meanwhile.
+func (g *Guest) Reboot(ctx context.Context, words ...string) error {
 	if g.cfg.System == nil {
 		return errors.New("reboot: only a package guest can")
 	}
@@ -109,7 +113,7 @@ func (g *Guest) Reboot(ctx context.Context) error {
 	}
 	g.hangUp()
 	g.processes = nil
-	if err := g.launch(ctx); err != nil {
+	if err := g.launch(ctx, words...); err != nil {
 		return fmt.Errorf("reboot: %w", err)
 	}
 	if err := g.greet(ctx); err != nil {

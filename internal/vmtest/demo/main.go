@@ -90,7 +90,7 @@ func boot(ctx context.Context, out io.Writer, k vmtest.Kernel, dir string) (*vmt
 		return nil, err
 	}
 	fmt.Fprintf(out, "It is up after %.1f s; nvme is loaded.", guest.BootTime().Seconds())
-	if !vmtest.KVM() {
+	if !vmtest.KVM(k) {
 		fmt.Fprint(out, " Its processor is emulated, so all takes many times as long as on a real one.")
 	}
 	fmt.Fprintln(out)

@@ -28,7 +28,10 @@ import (
 )
 
 // large are the scenarios that have large numbers of their own.
-var large = map[string]bool{"TestGuestGuard": true, "TestGuestLatency": true}
+var large = map[string]bool{
+	"TestGuestGuard": true, "TestGuestKilled": true, "TestGuestLatency": true, "TestGuestMountRace": true,
+	"TestGuestPackage": true, "TestGuestPackageSATA": true, "TestGuestSoak": true,
+}
 
 func main() {
 	rounds := flag.Int("rounds", 10, "how often to run each scenario on each kernel")

@@ -14,6 +14,7 @@ import (
 const (
 	scenarios = "vfio-hotplug/internal/vmtest/scenario"
 	daemon    = "vfio-hotplug/cmd/vfio-hotplug"
+	racer     = "vfio-hotplug/internal/vmtest/racer"
 	testFile  = "scenario.test"
 )
 
@@ -24,7 +25,7 @@ func buildAll(ctx context.Context, results string) (string, error) {
 	if err := os.MkdirAll(programs, 0o700); err != nil {
 		return "", err
 	}
-	for _, pkg := range []string{daemon, vmtest.AgentPackage} {
+	for _, pkg := range []string{daemon, racer, vmtest.AgentPackage} {
 		built, err := vmtest.Build(pkg)
 		if err != nil {
 			return "", err

@@ -54,7 +54,7 @@ func (p *proof) once(ctx context.Context, out io.Writer, r result, k vmtest.Kern
 	}
 	defer log.Close()
 	fmt.Fprintf(out, "%s on %s, round %d ... ", r.scenario, k, r.round)
-	fmt.Fprintf(log, "%s%s\n", hostPrefix, vmtest.Host())
+	fmt.Fprintf(log, "%s%s\n", hostPrefix, vmtest.Host(k))
 	cmd := exec.CommandContext(ctx, p.scenarios(), "-test.v", "-test.timeout", "0", "-test.run", "^"+r.scenario+"$")
 	cmd.Env = append(os.Environ(), "GUESTS="+k.Name, "PROOF=1", vmtest.ProgramsVar+"="+p.programs)
 	cmd.Dir = filepath.FromSlash("internal/vmtest/scenario")

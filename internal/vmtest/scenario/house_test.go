@@ -45,6 +45,7 @@ type house struct {
 	// that the daemon may have the kernel match. To whatever else there is nobody
 	// may write: see checkWrites.
 	named, probed []int
+	others        []string // addresses of further functions, to which those may write who may to the bay
 	stays         []string // addresses that nobody may write to although they are named
 }
 

@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"strings"
-	"syscall"
 	"testing"
 
 	"vfio-hotplug/internal/vmtest"
@@ -134,31 +133,5 @@ func TestGuestCannot(t *testing.T) {
 			}
 			h.done()
 		})
-	})
-}
-
-// TestGuestKilled: the daemon is killed, drives come, and the next one finds
-// them. A reload with faults changes nothing.
-func TestGuestKilled(t *testing.T) {
-	vmtest.EachKernel(t, func(t *testing.T, k vmtest.Kernel) {
-		h := enter(t, vmtest.Config{Kernel: k, Modules: modules()}, everyNVMe)
-		h.Plug(0, vmtest.Device{})
-		h.taken(0, "vfio-pci")
-		h.daemon.Signal(syscall.SIGKILL)
-		h.daemon.Wait()
-		h.Plug(1, vmtest.Device{})
-		h.WaitDriver(1, "nvme")
-		h.start()
-		h.taken(1, "vfio-pci")
-		if driver := h.Driver(0); driver != "vfio-pci" {
-			t.Errorf("after the restart: driver %q", driver)
-		}
-
-		h.CreateFile("/etc/vfio-hotplug/policy.toml", "[[rule]]\nnme = 1\n", 0o644)
-		h.daemon.Signal(syscall.SIGHUP)
-		h.daemon.WaitLine("policy not reloaded")
-		h.Plug(2, vmtest.Device{})
-		h.taken(2, "vfio-pci")
-		h.done()
 	})
 }

@@ -6,9 +6,11 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"vfio-hotplug/internal/vmtest"
 )
@@ -103,7 +105,9 @@ func (u use) chainOf(disk string) string {
 // another way, only the blank one is taken, at the start and by hand. The log,
 // status and explain say by the same chain who uses each, and what is on them
 // stays as it is. One drive has two functions, and is mounted. Plugged into
-// another bay, the drive that fstab names is refused again once nvme has it.
+// another bay, the drive that fstab names is refused again once nvme has it. Then
+// the uses end, and each drive is taken, by nobody's command, as its last user
+// goes.
 func TestGuestUses(t *testing.T) {
 	vmtest.EachKernel(t, func(t *testing.T, k vmtest.Kernel) {
 		named, first, second, free, empty := len(uses)-1, len(uses), len(uses)+1, len(uses)+2, len(uses)+3
@@ -158,8 +162,47 @@ func TestGuestUses(t *testing.T) {
 		h.settled(empty, "refused")
 		chain := uses[named].chainOf(h.block(empty))
 		h.wantRefusal(empty, chain, chain, "--takeover", "idle")
+		h.checkWrites()
+		h.stays = h.stays[:0]
+		h.lastUsersGo(first, second)
 		h.done()
 	})
+}
+
+// lastUsersGo ends the uses, and checks that each drive comes as its last user
+// has gone. The two functions have one disk.
+func (h *house) lastUsersGo(first, second int) {
+	h.t.Helper()
+	begun := time.Now()
+	// Together only what does not tell of each other's drives.
+	for _, step := range []struct {
+		do   string
+		bays []int
+	}{
+		{"umount /mnt/disk /mnt/partition /mnt/shared", []int{bayOf("mounted"), bayOf("mounted partition"), first, second}},
+		{`for fd in /proc/[0-9]*/fd/3; do
+			case "$(readlink "$fd")" in /dev/nvme*|/dev/ng*) kill "$(echo "$fd" | cut -d/ -f3)";; esac
+		  done
+		  echo 0 >/sys/kernel/config/nvmet/subsystems/nqn.test/namespaces/1/enable
+		  rmdir /sys/kernel/config/nvmet/subsystems/nqn.test/namespaces/1 /sys/kernel/config/target/core/iblock_0/disk`,
+			[]int{bayOf("opened"), bayOf("opened for commands"), bayOf("exported by nvmet"), bayOf("exported by LIO")}},
+		{"umount /mnt/volume && dmsetup remove vg-data --noudevrules --noudevsync", []int{bayOf("volume")}},
+		{"umount /mnt/array && echo clear >/sys/block/md_data/md/array_state", []int{bayOf("array")}},
+		{"umount /mnt/loop && losetup -d /dev/loop0", []int{bayOf("loop")}},
+		{`swapoff $(tail -n 1 /proc/swaps | cut -d" " -f1)`, []int{bayOf("swap")}},
+	} {
+		h.sh(step.do)
+		for _, bay := range step.bays {
+			h.taken(bay, "vfio-pci")
+			h.daemon.WaitLine("took " + regexp.QuoteMeta(h.Address(bay)) + " from nvme for vfio-pci, which was refused before: in use: ")
+		}
+	}
+	h.t.Logf("all came within %.1f s", time.Since(begun).Seconds())
+}
+
+// bayOf gives the bay of a use.
+func bayOf(name string) int {
+	return slices.IndexFunc(uses, func(u use) bool { return u.name == name })
 }
 
 // blankImage makes the image of a small blank drive, which outlasts its

@@ -102,12 +102,16 @@ var packages = []string{
 	// Without busybox, which it recommends: its three hundred links take an
 	// emulated processor half a minute whenever an initramfs is made.
 	"initramfs-tools", "zstd",
+	// What uses drives: volumes and arrays that fstab names, and a program that
+	// drives NVMe through vfio by itself (qemu-img bench nvme://).
+	"lvm2", "mdadm", "qemu-utils",
 }
 
 // modules are in the image, of those that the kernel has.
 var modules = []string{
 	"nvme", "ext4", "crc32c_generic", "autofs4", "configfs", "fuse", "loop", "dm-mod", "md-mod", "raid1",
 	"vfio", "vfio_iommu_type1", "vfio-pci", "pci-stub", "uio", "uio_pci_generic", "e1000e",
+	"ahci", "sd_mod", // for a root drive that is not nvme's
 }
 
 // place is the directory of a system in the cache: its name says what it is
