@@ -21,7 +21,7 @@ GO_BUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X m
 GO_TOOL  = go tool -modfile=tools/go.mod
 SUDO     = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help build test demo proof lint package package-lint package-twice bench fuzz clean
+.PHONY: help build test demo proof lint package package-lint package-rpm package-twice bench fuzz clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s%s\n", $$1, $$2 }' Makefile
@@ -32,7 +32,7 @@ build: ## Build bin/vfio-hotplug, one static program
 test: need-gcc ## Run unit, race, contract and guest tests; fetches QEMU, kernels and Debian
 	go run ./internal/vmtest/vmsetup -systems
 	go vet ./...
-	go test -race ./...
+	go test -race -timeout 30m ./...
 	GUESTS=all go test -v -count=1 -p 1 -timeout 60m $(GUEST_PACKAGES)
 
 demo: ## Boot a guest, plug drives into it and watch them come up
@@ -60,6 +60,8 @@ package: build ## Make dist/*.deb and dist/*.rpm
 # What rpm calls an architecture.
 rpm_amd64 = x86_64
 rpm_arm64 = aarch64
+# The one that this machine can run.
+NATIVE = $(shell go env GOHOSTARCH)
 
 package-%: stage = $(DIST)/stage/$*
 package-%: build need-dpkg-deb need-rpm
@@ -76,13 +78,20 @@ package-%: build need-dpkg-deb need-rpm
 package-lint: need-lintian need-rpmlint need-cpio need-systemd-analyze need-udevadm package ## Check the packages as distributions do
 	packaging/lint dist/*.deb dist/*.rpm
 
+package-rpm: need-rpm need-systemd-analyze package ## Install, upgrade and erase the rpm in a root of its own
+	sed '$$a# newer' packaging/policy.toml >dist/stage/policy.toml
+	sed 's|packaging/policy.toml|dist/stage/policy.toml|' nfpm.yaml >dist/stage/newer.yaml
+	ARCH=$(NATIVE) VERSION=$(VERSION)+newer STAGE=dist/stage/$(NATIVE) \
+		$(GO_TOOL) nfpm package --config dist/stage/newer.yaml --packager rpm --target dist/stage/newer.rpm
+	packaging/rpm-life dist/*.$(rpm_$(NATIVE)).rpm dist/stage/newer.rpm
+
 package-twice: package ## Show that the packages are the same when they are built again
 	cd dist && sha256sum *.deb *.rpm >../bin/first.sha256
 	$(MAKE) --no-print-directory package
 	cd dist && sha256sum -c ../bin/first.sha256
 
-bench: ## Measure the parser of uevents and the policy's decision
-	go test -run '^$$' -bench . -benchmem ./internal/uevent ./policy
+bench: ## Measure the parser of uevents, the policy's decision and udev's helper
+	go test -run '^$$' -bench . -benchmem ./internal/uevent ./policy ./cmd/vfio-hotplug
 
 fuzz: ## Run each fuzz target for FUZZTIME, one after the other
 	@set -e; targets=$$(go test -list '^Fuzz' $(FUZZED)) || { echo "$$targets"; exit 1; }; \
