@@ -84,7 +84,7 @@ func policyToJudgeBy(cmd *cobra.Command, m *machine, files []string) (*policy.Po
 func nextOfTrial(j operate.Judgement, files []string) string {
 	switch {
 	case slices.ContainsFunc(j.Checks, func(c operate.Check) bool { return c.Unread }):
-		return operate.AsRoot("vfio-hotplug explain --policy " + strings.Join(files, " --policy ") + " " + j.Device.Address.String())
+		return strings.Replace(j.Next, "explain", "explain --policy "+strings.Join(files, " --policy "), 1)
 	case j.Outcome == operate.Direct || j.Outcome == operate.Taken:
 		return "to have it so, put the policy into /etc/vfio-hotplug, then: systemctl reload vfio-hotplug"
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -636,6 +637,52 @@ func TestExplainAndTakeAgree(t *testing.T) {
 		}
 		h.end()
 	})
+}
+
+// While somebody is at work on a device, explain waits a moment and then says
+// all that it can, and who it is.
+func TestExplainWhileSomebodyIsAtWork(t *testing.T) {
+	for name, c := range map[string]struct {
+		held   time.Duration
+		unread bool
+	}{
+		"ends soon":     {held: time.Second},
+		"takes a while": {held: time.Minute, unread: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := build(t, 1, sysfstest.Options{}, everyNVMe)
+				h.start()
+				h.plug(1)
+				time.Sleep(time.Minute)
+				dev, err := h.FS().Open(bayAt(1))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer dev.Close()
+				lock, err := h.operator.Ledger.Lock(bayAt(1))
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.AfterFunc(c.held, func() { _ = lock.Unlock() })
+				p, _ := h.parse()
+				began := time.Now()
+				j, err := h.operator.Explain(t.Context(), operate.Request{Device: dev, Policy: func() *policy.Policy { return p }})
+				if took := time.Since(began); err != nil || took > 5*time.Second || j.Outcome != operate.Already {
+					t.Errorf("%+v, error %v, after %v", j, err, took)
+				}
+				unread := slices.ContainsFunc(j.Checks, func(c operate.Check) bool {
+					return c.Unread && strings.Contains(c.Text, "locked by process")
+				})
+				again := j.Next == "vfio-hotplug explain "+bayAt(1).String()
+				if unread != c.unread || again != c.unread {
+					t.Errorf("checks %+v, next %q", j.Checks, j.Next)
+				}
+				time.Sleep(c.held)
+				h.end()
+			})
+		})
+	}
 }
 
 // What no rule names any more can be given back.

@@ -57,27 +57,18 @@ func (l *Ledger) Lock(a pci.Address) (*Lock, error) {
 }
 
 // Reading keeps others from a device while somebody reads it, until unlock is
-// called, or says at once that somebody is at work on it:
-// errors.Is(err, ErrLocked). It makes and writes no file: where there is none to
-// lock, nobody has begun anything on the device since the boot. Those who read
-// do not keep one another out.
-func (l *Ledger) Reading(a pci.Address) (unlock func() error, err error) {
-	file, err := os.Open(l.lockFile(a))
+// called. It waits for whoever is at work on it as LockWait does, and makes and
+// writes no file: where there is none to lock, nobody has begun anything on the
+// device since the boot. Those who read do not keep one another out.
+func (l *Ledger) Reading(ctx context.Context, a pci.Address) (unlock func() error, err error) {
+	lock, err := l.wait(ctx, a, l.tryReading)
 	if errors.Is(err, fs.ErrNotExist) {
 		return func() error { return nil }, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", a, err)
+		return nil, err
 	}
-	err = flock(file, unix.LOCK_SH)
-	if err == nil {
-		return (&Lock{file: file}).Unlock, nil
-	}
-	file.Close()
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, l.locked(a)
-	}
-	return nil, fmt.Errorf("lock %s: %w", a, err)
+	return lock.Unlock, nil
 }
 
 // locked names who has the lock of a device.
@@ -94,9 +85,13 @@ func (l *Ledger) locked(a pci.Address) *LockedError {
 // a second. So it comes late by at most an eighth, and wakes once a second for
 // a lock that is never given back.
 func (l *Ledger) LockWait(ctx context.Context, a pci.Address) (*Lock, error) {
+	return l.wait(ctx, a, l.try)
+}
+
+func (l *Ledger) wait(ctx context.Context, a pci.Address, try func(pci.Address) (*Lock, error)) (*Lock, error) {
 	began := time.Now()
 	for {
-		lock, err := l.try(a)
+		lock, err := try(a)
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return lock, err
 		}
@@ -150,6 +145,20 @@ func (l *Ledger) try(a pci.Address) (*Lock, error) {
 	// For the message of those who find it locked; of a fixed width, so that it
 	// replaces the one before.
 	if _, err := fmt.Fprintf(file, "%10d\n", os.Getpid()); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("lock %s: %w", a, err)
+	}
+	return &Lock{file: file}, nil
+}
+
+// tryReading takes the lock of a device as one of those who read, or gives
+// EWOULDBLOCK.
+func (l *Ledger) tryReading(a pci.Address) (*Lock, error) {
+	file, err := os.Open(l.lockFile(a))
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", a, err)
+	}
+	if err := flock(file, unix.LOCK_SH); err != nil {
 		file.Close()
 		return nil, fmt.Errorf("lock %s: %w", a, err)
 	}

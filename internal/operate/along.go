@@ -160,7 +160,7 @@ func (c *companion) look(ctx context.Context) (Check, error) {
 	if check := c.checkLeaving(c.Device); check.Veto {
 		return check, nil
 	}
-	override, err := c.overrideNow()
+	override, err := c.overrideNow(ctx)
 	if err != nil {
 		return Check{}, err
 	}
@@ -196,11 +196,11 @@ func (c *companion) look(ctx context.Context) (Check, error) {
 }
 
 // overrideNow reads driver_override; in a dry run only where that cannot wait.
-func (c *companion) overrideNow() (string, error) {
+func (c *companion) overrideNow(ctx context.Context) (string, error) {
 	if !c.dry {
 		return c.override()
 	}
-	err := c.readOverride()
+	err := c.readOverride(ctx)
 	return c.facts.Override, err
 }
 
@@ -227,8 +227,8 @@ func (j *judge) mayCome(ctx context.Context, dev *sysfs.Device) Check {
 	c := &companion{taking: taking{judge: judge{Operator: j.Operator, Request: Request{Device: dev, Policy: j.Policy}, dry: true}}}
 	check, err := c.look(ctx)
 	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return notRead(name, err)
+	case errors.Is(err, fs.ErrPermission) || errors.Is(err, ledger.ErrLocked):
+		return j.notRead(name, err)
 	case err != nil:
 		return veto(name, "", "%v", err)
 	case check.Veto:

@@ -3,10 +3,12 @@ package operate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"vfio-hotplug/internal/inuse"
 	"vfio-hotplug/internal/ledger"
@@ -44,13 +46,13 @@ func (o *Operator) Explain(ctx context.Context, r Request) (Judgement, error) {
 	var unread []Check
 	entry, err := j.entry()
 	if errors.Is(err, fs.ErrPermission) {
-		unread = append(unread, notRead("ledger", err))
+		unread = append(unread, j.notRead("ledger", err))
 	} else if err != nil {
 		return Judgement{Device: j.facts}, err
 	}
-	err = j.readOverride()
-	if errors.Is(err, fs.ErrPermission) {
-		unread = append(unread, notRead(overrideCheck, err))
+	err = j.readOverride(ctx)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, ledger.ErrLocked) {
+		unread = append(unread, j.notRead(overrideCheck, err))
 	} else if err != nil {
 		return Judgement{Device: j.facts}, err
 	}
@@ -66,9 +68,9 @@ func (o *Operator) Explain(ctx context.Context, r Request) (Judgement, error) {
 		say.Checks = j.all(ctx, entry, unread)
 	}
 	j.conclude(&say)
-	if slices.ContainsFunc(say.Checks, func(c Check) bool { return c.Unread }) {
+	if i := slices.IndexFunc(say.Checks, func(c Check) bool { return c.Unread }); i >= 0 {
 		say.Reason += "; but not all could be seen"
-		say.Next = AsRoot("vfio-hotplug explain " + j.facts.Address.String())
+		say.Next = say.Checks[i].Remedy
 	}
 	return say, nil
 }
@@ -82,10 +84,13 @@ func AsRoot(command string) string {
 	return "sudo " + command
 }
 
-// readOverride reads driver_override, unless an operation on the device is
-// under way: on older kernels the read would wait for its end, unkillably.
-func (j *judge) readOverride() error {
-	unlock, err := j.Ledger.Reading(j.facts.Address)
+// readOverride reads driver_override, unless an operation on the device goes on
+// for longer than most do: on older kernels the read would wait for its end,
+// unkillably. Then the error is ledger.ErrLocked.
+func (j *judge) readOverride(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, explainWait)
+	defer cancel()
+	unlock, err := j.Ledger.Reading(ctx, j.facts.Address)
 	if err != nil {
 		return err
 	}
@@ -94,16 +99,26 @@ func (j *judge) readOverride() error {
 	return err
 }
 
+// explainWait is how long Explain waits for an operation on the device; the rest
+// of what it says waits for nobody.
+const explainWait = 2 * time.Second
+
 // overrideCheck is the name of checkOverride.
 const overrideCheck = "driver_override"
 
-// notRead is a check for which this process lacks the right.
-func notRead(name string, err error) Check {
-	c := pass(name, "not read: %v", err)
+// notRead is a check for which this process lacks the right, or at which
+// somebody else is.
+func (j *judge) notRead(name string, err error) Check {
+	again := "vfio-hotplug explain " + j.facts.Address.String()
+	c := Check{Name: name, Unread: true}
+	if locked, ok := errors.AsType[*ledger.LockedError](err); ok {
+		c.Text, c.Remedy = fmt.Sprintf("not read: %v", locked), again
+		return c
+	}
+	c.Text, c.Remedy = fmt.Sprintf("not read: %v", err), AsRoot(again)
 	if os.Geteuid() != 0 {
 		c.Text += ": be root to see it"
 	}
-	c.Unread = true
 	return c
 }
 
@@ -126,7 +141,7 @@ func (j *judge) all(ctx context.Context, entry *ledger.Entry, unread []Check) []
 // released is checkReleased, where its file can be read.
 func (j *judge) released() Check {
 	if _, err := j.Ledger.Released(j.facts.Address, j.Device.Identity()); errors.Is(err, fs.ErrPermission) {
-		return notRead(releasedCheck, err)
+		return j.notRead(releasedCheck, err)
 	}
 	return j.checkReleased()
 }
