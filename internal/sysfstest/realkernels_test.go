@@ -97,20 +97,24 @@ func obey(ctx context.Context, lab *vmtest.Lab, line string) error {
 	return fmt.Errorf("%q is no request", line)
 }
 
-// judge repeats what the contract found.
+// judge repeats what the contract found; of what does not hold, no more than
+// tells why.
 func judge(t *testing.T, p *vmtest.LabProcess) {
 	t.Helper()
 	held := regexp.MustCompile(`^ +--- PASS: `)
+	idle := regexp.MustCompile(`^(=== |--- PASS: |lab: )`)
 	count := 0
-	var all strings.Builder
+	var said strings.Builder
 	for _, line := range p.Output() {
-		if held.MatchString(line.Text) {
+		switch {
+		case held.MatchString(line.Text):
 			count++
+		case !idle.MatchString(line.Text):
+			fmt.Fprintln(&said, line.Text)
 		}
-		fmt.Fprintln(&all, line.Text)
 	}
 	if end := p.Wait(); end.Code != 0 || count == 0 {
-		t.Errorf("the contract does not hold: exit code %d %s\n%s", end.Code, end.Signal, all.String())
+		t.Errorf("the contract does not hold: exit code %d %s\n%s", end.Code, end.Signal, said.String())
 		return
 	}
 	t.Logf("%d statements hold", count)
