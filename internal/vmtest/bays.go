@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"vfio-hotplug/internal/vmtest/qmp"
 )
 
@@ -140,7 +142,7 @@ func (g *Guest) Unplug(ctx context.Context, bay int) error {
 
 func (g *Guest) eject(ctx context.Context, bay int, id string) error {
 	if g.cfg.Hotplug == Native {
-		if err := g.WriteFile(ctx, fmt.Sprintf("/sys/bus/pci/slots/%d/power", bay+1), "0"); err != nil {
+		if err := g.powerOff(ctx, bay); err != nil {
 			return err
 		}
 	}
@@ -150,6 +152,20 @@ func (g *Guest) eject(ctx context.Context, bay int, id string) error {
 		return nil // the slot's power was enough
 	}
 	return err
+}
+
+// powerOff switches a slot off. While it is being switched on, which goes on
+// for a moment after the device's events, the answer is ENODEV
+// (drivers/pci/hotplug/pciehp_ctrl.c, pciehp_sysfs_disable_slot).
+func (g *Guest) powerOff(ctx context.Context, bay int) error {
+	power := fmt.Sprintf("/sys/bus/pci/slots/%d/power", bay+1)
+	return g.WaitFor(ctx, power+" to take a 0", func(ctx context.Context) (bool, error) {
+		err := g.WriteFile(ctx, power, "0")
+		if errors.Is(err, unix.ENODEV) {
+			return false, nil
+		}
+		return err == nil, err
+	})
 }
 
 // discard forgets the image of a device that is gone.

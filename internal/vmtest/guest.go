@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"vfio-hotplug/internal/vmtest/cache"
@@ -308,6 +309,16 @@ func (g *Guest) call(ctx context.Context, method string, args, reply any) error 
 	return nil
 }
 
+// death says how a guest ended that was not switched off: by a panic of its
+// kernel, after which QEMU exits, or by a crash of QEMU itself.
 func (g *Guest) death() error {
-	return fmt.Errorf("the guest died; the end of its console:\n%s", lastWords(filepath.Join(g.dir, consoleFile)))
+	end := "the guest died"
+	if status, ok := g.qemu.end.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		end = fmt.Sprintf("QEMU itself died (%s)", g.qemu.end)
+	}
+	said := tail(filepath.Join(g.dir, qemuFile))
+	if said != "" {
+		said = "; QEMU said:\n" + said
+	}
+	return fmt.Errorf("%s%s; the end of its console:\n%s", end, said, lastWords(filepath.Join(g.dir, consoleFile)))
 }

@@ -19,6 +19,7 @@ type qemu struct {
 	agent, qmp net.Conn
 	process    *os.Process
 	exited     chan struct{}
+	end        *os.ProcessState // how it ended; once exited is closed
 }
 
 const (
@@ -77,6 +78,7 @@ func (q *qemu) start(cmd *exec.Cmd) error {
 		started <- err
 		if err == nil {
 			cmd.Wait()
+			q.end = cmd.ProcessState
 		}
 		close(q.exited)
 	}()
