@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"vfio-hotplug/internal/vmtest"
 )
@@ -53,19 +54,20 @@ func run(t *testing.T, lab *vmtest.Lab) {
 		Argv: []string{"/bin/sysfstest", "-test.v", "-test.run=^TestContractOfThisKernel$"},
 		Env:  []string{"SYSFSTEST_REPLIES=" + replies},
 	})
+	ctx, cancel := context.WithTimeout(t.Context(), contractDeadline)
+	defer cancel()
 	for since := 0; ; {
-		ctx, cancel := lab.Step()
 		lines, err := p.Process.Lines(ctx, since, "^lab: ")
-		cancel()
 		since += len(lines)
 		if errors.Is(err, vmtest.ErrEnded) {
 			break
 		}
 		if err != nil {
-			t.Fatal(err)
+			said := p.Output()
+			t.Fatalf("%v; last the contract said %q", err, said[max(0, len(said)-6):])
 		}
 		reply := "ok"
-		if err := obey(t.Context(), lab, lines[len(lines)-1].Text); err != nil {
+		if err := obey(lab, lines[len(lines)-1].Text); err != nil {
 			reply = strings.ReplaceAll(err.Error(), "\n", " ")
 		}
 		lab.WriteFile(replies, reply+"\n")
@@ -73,8 +75,14 @@ func run(t *testing.T, lab *vmtest.Lab) {
 	judge(t, p)
 }
 
+// contractDeadline is for all of the contract. Emulated, it takes half a minute,
+// and ten times that where what it waits for does not come.
+const contractDeadline = 10 * time.Minute
+
 // obey does what one line of the contract asks for.
-func obey(ctx context.Context, lab *vmtest.Lab, line string) error {
+func obey(lab *vmtest.Lab, line string) error {
+	ctx, cancel := lab.Step()
+	defer cancel()
 	words := strings.Fields(line)
 	if len(words) != 3 {
 		return fmt.Errorf("%q is no request", line)
@@ -97,25 +105,30 @@ func obey(ctx context.Context, lab *vmtest.Lab, line string) error {
 	return fmt.Errorf("%q is no request", line)
 }
 
-// judge repeats what the contract found; of what does not hold, no more than
-// tells why.
+// judge says whether the contract holds.
 func judge(t *testing.T, p *vmtest.LabProcess) {
 	t.Helper()
+	count, said := findings(p)
+	if end := p.Wait(); end.Code != 0 || count == 0 {
+		t.Errorf("the contract does not hold: exit code %d %s\n%s", end.Code, end.Signal, said)
+		return
+	}
+	t.Logf("%d statements hold", count)
+}
+
+// findings counts the statements that hold, and repeats what was said of the
+// others.
+func findings(p *vmtest.LabProcess) (count int, said string) {
 	held := regexp.MustCompile(`^ +--- PASS: `)
-	idle := regexp.MustCompile(`^(=== |--- PASS: |lab: )`)
-	count := 0
-	var said strings.Builder
+	idle := regexp.MustCompile(`^(=== |--- PASS: |lab: |$)`)
+	var others strings.Builder
 	for _, line := range p.Output() {
 		switch {
 		case held.MatchString(line.Text):
 			count++
 		case !idle.MatchString(line.Text):
-			fmt.Fprintln(&said, line.Text)
+			fmt.Fprintln(&others, line.Text)
 		}
 	}
-	if end := p.Wait(); end.Code != 0 || count == 0 {
-		t.Errorf("the contract does not hold: exit code %d %s\n%s", end.Code, end.Signal, said.String())
-		return
-	}
-	t.Logf("%d statements hold", count)
+	return count, others.String()
 }
