@@ -639,15 +639,16 @@ func TestExplainAndTakeAgree(t *testing.T) {
 	})
 }
 
-// While somebody is at work on a device, explain waits a moment and then says
-// all that it can, and who it is.
+// While somebody is at work on a device, explain waits a moment for what comes of
+// it, or else says all that it can, and who it is.
 func TestExplainWhileSomebodyIsAtWork(t *testing.T) {
 	for name, c := range map[string]struct {
-		held   time.Duration
-		unread bool
+		held time.Duration
+		want operate.Outcome
+		next string
 	}{
-		"ends soon":     {held: time.Second},
-		"takes a while": {held: time.Minute, unread: true},
+		"ends soon":     {held: time.Second, want: operate.Taken, next: "vfio-hotplug bind "},
+		"takes a while": {held: time.Minute, want: operate.Already, next: "vfio-hotplug explain "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -655,6 +656,7 @@ func TestExplainWhileSomebodyIsAtWork(t *testing.T) {
 				h.start()
 				h.plug(1)
 				time.Sleep(time.Minute)
+				h.end()
 				dev, err := h.FS().Open(bayAt(1))
 				if err != nil {
 					t.Fatal(err)
@@ -664,24 +666,43 @@ func TestExplainWhileSomebodyIsAtWork(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				time.AfterFunc(c.held, func() { _ = lock.Unlock() })
+				time.AfterFunc(c.held, func() {
+					h.toNVMe(1)
+					_ = lock.Unlock()
+				})
 				p, _ := h.parse()
 				began := time.Now()
 				j, err := h.operator.Explain(t.Context(), operate.Request{Device: dev, Policy: func() *policy.Policy { return p }})
-				if took := time.Since(began); err != nil || took > 5*time.Second || j.Outcome != operate.Already {
-					t.Errorf("%+v, error %v, after %v", j, err, took)
+				if took := time.Since(began); err != nil || took > 5*time.Second || j.Outcome != c.want {
+					t.Errorf("%+v, error %v, after %v; want %s", j, err, took, c.want)
 				}
-				unread := slices.ContainsFunc(j.Checks, func(c operate.Check) bool {
+				locked := slices.ContainsFunc(j.Checks, func(c operate.Check) bool {
 					return c.Unread && strings.Contains(c.Text, "locked by process")
 				})
-				again := j.Next == "vfio-hotplug explain "+bayAt(1).String()
-				if unread != c.unread || again != c.unread {
-					t.Errorf("checks %+v, next %q", j.Checks, j.Next)
+				if locked != (c.want == operate.Already) || j.Next != c.next+bayAt(1).String() {
+					t.Errorf("checks %+v, next %q, want %q", j.Checks, j.Next, c.next)
 				}
 				time.Sleep(c.held)
-				h.end()
 			})
 		})
+	}
+}
+
+// toNVMe gives a drive to nvme, as a stranger does, and the ledger forgets it.
+func (h *house) toNVMe(bay int) {
+	h.t.Helper()
+	address := bayAt(bay).String()
+	for _, w := range [][2]string{
+		{"bus/pci/devices/" + address + "/driver_override", "\n"},
+		{"bus/pci/drivers/vfio-pci/unbind", address},
+		{"bus/pci/drivers_probe", address},
+	} {
+		if err := h.Root().Write(w[0], w[1]); err != nil {
+			h.t.Error(err)
+		}
+	}
+	if err := h.operator.Ledger.Delete(bayAt(bay)); err != nil {
+		h.t.Error(err)
 	}
 }
 

@@ -57,15 +57,29 @@ func (l *Ledger) Lock(a pci.Address) (*Lock, error) {
 }
 
 // Reading keeps others from a device while somebody reads it, until unlock is
-// called. It waits for whoever is at work on it as LockWait does, and makes and
-// writes no file: where there is none to lock, nobody has begun anything on the
-// device since the boot. Those who read do not keep one another out.
-func (l *Ledger) Reading(ctx context.Context, a pci.Address) (unlock func() error, err error) {
-	lock, err := l.wait(ctx, a, l.tryReading)
-	if errors.Is(err, fs.ErrNotExist) {
-		return func() error { return nil }, nil
+// called, or says at once that somebody is at work on it:
+// errors.Is(err, ErrLocked). It makes and writes no file: where there is none to
+// lock, nobody has begun anything on the device since the boot. Those who read
+// do not keep one another out.
+func (l *Ledger) Reading(a pci.Address) (unlock func() error, err error) {
+	lock, err := l.tryReading(a)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, l.locked(a)
 	}
-	if err != nil {
+	return unlocking(lock, err)
+}
+
+// ReadingWait is Reading, and waits for whoever is at work as LockWait does.
+func (l *Ledger) ReadingWait(ctx context.Context, a pci.Address) (unlock func() error, err error) {
+	return unlocking(l.wait(ctx, a, l.tryReading))
+}
+
+// unlocking is the end of a Reading.
+func unlocking(lock *Lock, err error) (unlock func() error, _ error) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return func() error { return nil }, nil
+	case err != nil:
 		return nil, err
 	}
 	return lock.Unlock, nil

@@ -20,7 +20,7 @@ func TestAReaderMakesNothing(t *testing.T) {
 	if found || err != nil {
 		t.Errorf("Get: found %v, error %v", found, err)
 	}
-	unlock, err := l.Reading(t.Context(), bay1)
+	unlock, err := l.Reading(bay1)
 	must(t, err)
 	must(t, unlock())
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
@@ -51,19 +51,20 @@ func TestOneWhoReadsSeesWhoIsAtWork(t *testing.T) {
 	reader := Reader(l.dir, "/proc")
 	soon, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	_, err = reader.Reading(soon, bay1)
+	_, err = reader.Reading(bay1)
 	locked, ok := errors.AsType[*LockedError](err)
 	if !ok || locked.PID != os.Getpid() {
 		t.Fatalf("Reading: error %v, want it locked by this process, %d", err, os.Getpid())
 	}
-	if !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Reading: error %v, want that it has waited", err)
+	_, err = reader.ReadingWait(soon, bay1)
+	if !errors.Is(err, ErrLocked) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("ReadingWait: error %v, want it locked to the end", err)
 	}
 	must(t, lock.Unlock())
 
-	first, err := reader.Reading(t.Context(), bay1)
+	first, err := reader.Reading(bay1)
 	must(t, err)
-	second, err := reader.Reading(t.Context(), bay1)
+	second, err := reader.Reading(bay1)
 	must(t, err)
 	if _, err := l.Lock(bay1); !errors.Is(err, ErrLocked) {
 		t.Errorf("Lock while two read: error %v, want ErrLocked", err)

@@ -160,7 +160,7 @@ func (c *companion) look(ctx context.Context) (Check, error) {
 	if check := c.checkLeaving(c.Device); check.Veto {
 		return check, nil
 	}
-	override, err := c.overrideNow(ctx)
+	override, err := c.overrideNow()
 	if err != nil {
 		return Check{}, err
 	}
@@ -196,11 +196,11 @@ func (c *companion) look(ctx context.Context) (Check, error) {
 }
 
 // overrideNow reads driver_override; in a dry run only where that cannot wait.
-func (c *companion) overrideNow(ctx context.Context) (string, error) {
+func (c *companion) overrideNow() (string, error) {
 	if !c.dry {
 		return c.override()
 	}
-	err := c.readOverride(ctx)
+	err := c.readOverride()
 	return c.facts.Override, err
 }
 

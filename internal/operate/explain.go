@@ -43,17 +43,8 @@ func (o *Operator) Explain(ctx context.Context, r Request) (Judgement, error) {
 		return Judgement{Device: j.facts, Steps: j.asked.Explain(&j.facts), Decision: j.decision, Driver: j.driver,
 			Checks: []Check{c}, Outcome: Stuck, Reason: c.Text, Next: c.Remedy}, nil
 	}
-	var unread []Check
-	entry, err := j.entry()
-	if errors.Is(err, fs.ErrPermission) {
-		unread = append(unread, j.notRead("ledger", err))
-	} else if err != nil {
-		return Judgement{Device: j.facts}, err
-	}
-	err = j.readOverride(ctx)
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, ledger.ErrLocked) {
-		unread = append(unread, j.notRead(overrideCheck, err))
-	} else if err != nil {
+	entry, unread, err := j.readStill(ctx)
+	if err != nil {
 		return Judgement{Device: j.facts}, err
 	}
 	say := Judgement{
@@ -84,13 +75,46 @@ func AsRoot(command string) string {
 	return "sudo " + command
 }
 
-// readOverride reads driver_override, unless an operation on the device goes on
-// for longer than most do: on older kernels the read would wait for its end,
-// unkillably. Then the error is ledger.ErrLocked.
-func (j *judge) readOverride(ctx context.Context) error {
+// readStill reads the device, what we did to it and driver_override while nobody
+// changes them. Where an operation on the device goes on for longer than
+// explainWait, they are read as they are just then, and driver_override is not.
+func (j *judge) readStill(ctx context.Context) (entry *ledger.Entry, unread []Check, err error) {
 	ctx, cancel := context.WithTimeout(ctx, explainWait)
 	defer cancel()
-	unlock, err := j.Ledger.Reading(ctx, j.facts.Address)
+	unlock, locked := j.Ledger.ReadingWait(ctx, j.facts.Address)
+	if locked == nil {
+		defer unlock()
+	}
+	if err := j.decide(); err != nil {
+		return nil, nil, err
+	}
+	entry, err = j.entry()
+	if errors.Is(err, fs.ErrPermission) {
+		unread = append(unread, j.notRead("ledger", err))
+	} else if err != nil {
+		return nil, nil, err
+	}
+	err = locked
+	if err == nil {
+		j.facts.Override, err = j.Device.Override()
+	}
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, ledger.ErrLocked) {
+		unread = append(unread, j.notRead(overrideCheck, err))
+	} else if err != nil {
+		return nil, nil, err
+	}
+	return entry, unread, nil
+}
+
+// explainWait is how long Explain waits for an operation on the device; the rest
+// of what it says waits for nobody.
+const explainWait = 2 * time.Second
+
+// readOverride reads driver_override, unless an operation on the device is under
+// way: on older kernels the read would wait for its end, unkillably. Then the
+// error is ledger.ErrLocked.
+func (j *judge) readOverride() error {
+	unlock, err := j.Ledger.Reading(j.facts.Address)
 	if err != nil {
 		return err
 	}
@@ -98,10 +122,6 @@ func (j *judge) readOverride(ctx context.Context) error {
 	j.facts.Override, err = j.Device.Override()
 	return err
 }
-
-// explainWait is how long Explain waits for an operation on the device; the rest
-// of what it says waits for nobody.
-const explainWait = 2 * time.Second
 
 // overrideCheck is the name of checkOverride.
 const overrideCheck = "driver_override"
