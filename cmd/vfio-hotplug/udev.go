@@ -25,7 +25,7 @@ const udevCommand = "udev"
 
 // settling is how long a device that has just been bound may take until the
 // ledger says what became of it: the kernel tells udev and the daemon at once.
-const settling = 2 * time.Second
+const settling = 5 * time.Second
 
 // runUdev takes the address of a device and, for a test, the root directory.
 func runUdev(args []string) int {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"syscall"
 	"testing"
+	"time"
 
 	"vfio-hotplug/internal/sysfs"
 )
@@ -87,9 +88,28 @@ func bindStatements() []statement {
 // unbindHangs starts an unbind that must not end before release is called.
 func (c contract) unbindHangs(t *testing.T, d *sysfs.Device, driver string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), hangs)
-	defer cancel()
-	if err := d.Unbind(ctx, driver); !errors.Is(err, context.DeadlineExceeded) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- d.Unbind(ctx, driver) }()
+	c.awaitNoDriver(t, d)
+	select {
+	case err := <-ended:
 		t.Errorf("unbind %s: %v, want it to hang", driver, err)
+		cancel()
+	case <-time.After(hangs):
+		cancel()
+		<-ended
 	}
+}
+
+// awaitNoDriver reads the driver until there is none: the link is the first that
+// an unbind takes away.
+func (c contract) awaitNoDriver(t *testing.T, d *sysfs.Device) {
+	t.Helper()
+	for began := time.Now(); time.Since(began) < patience; {
+		if c.driver(t, d) == "" {
+			return
+		}
+	}
+	t.Fatalf("%s did not lose its driver", d.Address())
 }

@@ -74,10 +74,13 @@ func vfioStatements() []statement {
 			c.unbindHangs(t, d, "vfio-pci")
 			answered := make(chan error, 1)
 			go func() { answered <- d.SetOverride("vfio-pci") }()
-			hung := false
+			hung, wait := false, hangs
+			if c.atLeast(7, 0) {
+				wait = patience // it has to come
+			}
 			select {
 			case err = <-answered:
-			case <-time.After(hangs):
+			case <-time.After(wait):
 				hung = true
 			}
 			release()
@@ -98,7 +101,7 @@ func vfioStatements() []statement {
 			must(t, err)
 			c.catchUp(t, d)
 			c.unbindHangs(t, d, "vfio-pci")
-			ctx, cancel := context.WithTimeout(t.Context(), hangs)
+			ctx, cancel := context.WithTimeout(t.Context(), 3*hangs) // with the start of a process
 			defer cancel()
 			err = c.lab.Expendable()(ctx, sysfs.Write{
 				Attribute: stubNewID, Value: anyNVMe, Device: d.Address(), Identity: d.Identity(),

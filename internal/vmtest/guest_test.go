@@ -58,6 +58,7 @@ func TestGuestSeesDrivesComeAndGo(t *testing.T) {
 				mark = l.Mark()
 				l.Plug(3, Device{Serial: "ANOTHER"})
 				address := nvmeTakes(l, mark, 3)[0]
+				l.WaitUevent(mark, Match{Action: "add", Subsystem: "block", Devpath: "nvme*n1"})
 				serial := l.Glob("/sys/bus/pci/devices/" + address + "/nvme/nvme*/serial")
 				if len(serial) != 1 || strings.TrimSpace(l.ReadFile(serial[0])) != "ANOTHER" {
 					t.Errorf("the drive in bay 3 is not the new one: %q", serial)

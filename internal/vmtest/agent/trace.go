@@ -170,7 +170,7 @@ func (t *tracer) catchUp() (int, error) {
 		return 0, err
 	}
 	seen := false
-	next := t.scan(len(old), 10*time.Second, func(entry traced) bool {
+	next := t.scan(len(old), time.Minute, func(entry traced) bool {
 		seen = entry.isCanary()
 		return seen
 	})

@@ -46,13 +46,15 @@ type racer struct {
 }
 
 // try mounts once. After a mount it stays away for about as long as the daemon
-// waits before it looks again, so that the next ones meet the look.
+// waits before it looks again, so that the next ones meet the look, and longer
+// than it was there, so that there is a time to take the drive.
 func (r *racer) try(ctx context.Context) {
 	r.tried++
 	if unix.Mount(r.node, r.dir, "ext4", 0, "") != nil {
 		return
 	}
 	r.mounted++
+	began := time.Now()
 	if err := r.use(); err != nil {
 		r.both++
 		fmt.Printf("mounted, and taken away: %v\n", err)
@@ -60,7 +62,7 @@ func (r *racer) try(ctx context.Context) {
 	for unix.Unmount(r.dir, 0) == unix.EBUSY {
 	}
 	select {
-	case <-time.After(time.Duration(300+rand.IntN(400)) * time.Millisecond):
+	case <-time.After(time.Since(began) + time.Duration(300+rand.IntN(400))*time.Millisecond):
 	case <-ctx.Done():
 	}
 }

@@ -3,6 +3,7 @@ package scenario
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"path"
 	"strings"
 
@@ -67,6 +68,7 @@ func (h *house) tellsOthers() {
 	}
 	h.t.Log(explained)
 
+	h.settleUdev()
 	properties := h.Do("udevadm", "info", "/sys/bus/pci/devices/"+address)
 	for _, want := range []string{"VFIO_HOTPLUG_DRIVER=vfio-pci", "VFIO_HOTPLUG_RULE=bays", "VFIO_HOTPLUG_OUTCOME=direct"} {
 		if !strings.Contains(properties, "E: "+want+"\n") {
@@ -91,14 +93,21 @@ func (h *house) tellsOthers() {
 	}
 }
 
-// entry gives the fields of the service's last entry of this boot that matches.
+// entry waits for an entry of the service in this boot's journal that matches, and
+// gives the fields of the last.
 func (h *house) entry(matches ...string) map[string]string {
 	h.t.Helper()
-	said := h.Do(append([]string{"journalctl", "--no-pager", "--boot", "--lines=1", "--output=json", "--unit=" + service}, matches...)...)
+	ask := append([]string{"journalctl", "--quiet", "--no-pager", "--boot", "--lines=1", "--output=json", "--unit=" + service}, matches...)
+	said := ""
+	h.WaitFor(fmt.Sprintf("the journal to have %q", matches), func(ctx context.Context) (bool, error) {
+		f, err := h.Guest.Run(ctx, vmtest.Command{Argv: ask})
+		said = string(f.Stdout)
+		return said != "", err
+	})
 	h.t.Log(said)
 	var fields map[string]any
 	if err := json.Unmarshal([]byte(said), &fields); err != nil {
-		h.t.Fatalf("the journal has no entry of %s for %q: %v in %q", service, matches, err, said)
+		h.t.Fatalf("the journal's entry of %s for %q: %v in %q", service, matches, err, said)
 	}
 	texts := map[string]string{}
 	for name, value := range fields {

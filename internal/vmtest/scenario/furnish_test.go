@@ -24,7 +24,7 @@ var furniture = []struct {
 }{
 	{[]int{volumeBay}, `pvcreate -q -y "$1" && vgcreate -q data "$1" && lvcreate -q -y -n volume -l 100%FREE data && mkfs.ext4 -q /dev/data/volume`,
 		"/dev/data/volume /srv/volume ext4 defaults 0 2", `DISK → dm-\d+ \(data-volume\) → /srv/volume`, "/srv/volume"},
-	{[]int{arrayBay, mirrorBay}, `mdadm --quiet --create /dev/md/mirror --run --level=1 --raid-devices=2 --assume-clean "$1" "$2" && mkfs.ext4 -q -U ` + arrayUUID + ` /dev/md/mirror`,
+	{[]int{arrayBay, mirrorBay}, `mdadm --quiet --create /dev/md/mirror --run --level=1 --raid-devices=2 --assume-clean "$1" "$2" && udevadm settle --timeout=100 && mkfs.ext4 -q -U ` + arrayUUID + ` /dev/md/mirror`,
 		"UUID=" + arrayUUID + " /srv/array ext4 defaults 0 2", `DISK → md\d+ → /srv/array`, "/srv/array"},
 	{[]int{swapBay}, `mkswap -L pages "$1"`, "LABEL=pages none swap sw 0 0", `DISK → swap`, ""},
 	{[]int{labelBay}, `mkfs.ext4 -q -L letters "$1"`, "LABEL=letters /srv/label ext4 defaults 0 2", `DISK → /srv/label`, "/srv/label"},

@@ -13,7 +13,7 @@ import (
 
 // stopsWithin is how long the daemon may take to end, emulated on a busy
 // machine. One that the kernel holds does not end at all.
-const stopsWithin = 5 * time.Second
+const stopsWithin = 30 * time.Second
 
 // TestGuestHeld: a program holds a drive through vfio. A release refuses and
 // names it; while an unplug waits for it, and later an unbind by a stranger, the
@@ -40,11 +40,7 @@ func TestGuestHeld(t *testing.T) {
 		h.WaitDriver(other, "nvme")
 
 		unplugged := make(chan error, 1)
-		go func() {
-			ctx, cancel := h.Step()
-			defer cancel()
-			unplugged <- h.Guest.Unplug(ctx, held)
-		}()
+		go func() { unplugged <- h.Guest.Unplug(t.Context(), held) }() // ends some time after the holder
 		h.wantHeld(held, name)
 		h.Plug(late, vmtest.Device{})
 		h.stopsAtOnce()
@@ -58,8 +54,13 @@ func TestGuestHeld(t *testing.T) {
 		user.Signal(syscall.SIGKILL)
 		h.daemon.WaitLine(regexp.QuoteMeta(address) + " is held up no longer")
 		h.daemon.WaitLine(regexp.QuoteMeta(address) + " is gone")
-		if err := <-unplugged; err != nil {
-			t.Error(err)
+		select {
+		case err := <-unplugged:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(time.Minute):
+			t.Error("the unplug goes on although its holder has gone")
 		}
 		h.taken(late, "vfio-pci")
 
@@ -73,11 +74,12 @@ func TestGuestHeld(t *testing.T) {
 		h.daemon.WaitLine(regexp.QuoteMeta(h.Address(late)) + " is held up no longer")
 
 		h.sh(`cd /sys/bus/pci && echo nvme >"devices/$1/driver_override" && echo "$1" >drivers/vfio-pci/unbind && echo "$1" >drivers_probe`, h.Address(other))
-		h.daemon.WaitLine("left " + regexp.QuoteMeta(h.Address(other)) + " alone: .* somebody else has since given it to nvme")
+		h.daemon.WaitLine("left " + regexp.QuoteMeta(h.Address(other)) + " alone: .* somebody else has since given it to (nvme|no driver)")
+		h.WaitDriver(other, "nvme")
+		h.done()
 		if driver := h.Driver(other); driver != "nvme" {
 			t.Errorf("what a stranger has bound back is on %q", driver)
 		}
-		h.done()
 	})
 }
 

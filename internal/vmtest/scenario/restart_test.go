@@ -145,7 +145,7 @@ func (h *house) keepsAtBoot() {
 		h.t.Errorf("let go of, the ledger still has it: %s", h.ReadFile(e))
 	}
 	h.Unplug(stormBay)
-	h.Unplug(unwantedBay)
+	h.unplug(unwantedBay)
 	h.rules(bayRules())
 	h.guard("stub")
 }

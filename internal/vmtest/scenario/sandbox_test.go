@@ -22,8 +22,7 @@ func (h *house) worksInItsSandbox() {
 	h.plugForNVMe(openBay)
 	h.mounted(h.block(mountBay), "/home/somebody")
 	disk := h.block(openBay)
-	reader := h.Start(vmtest.Background{Argv: []string{"sh", "-c",
-		`exec setpriv --reuid=65534 --regid=65534 --clear-groups sleep infinity <"$1"`, "sh", disk}})
+	reader := h.startOpener(`exec setpriv --reuid=65534 --regid=65534 --clear-groups sleep infinity <"$1"`, disk, "sleep")
 	card := vmtest.NIC()
 	card.Props["mac"] = "52:54:00:12:34:56" // of which QEMU's card makes its serial number
 	h.Plug(cardBay, card)

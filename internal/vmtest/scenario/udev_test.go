@@ -43,5 +43,5 @@ func (h *house) startUdev() *vmtest.LabProcess {
 // settleUdev waits until udevd has done with every event that there was.
 func (h *house) settleUdev() {
 	h.t.Helper()
-	h.Do("udevadm", "settle", "--timeout=60")
+	h.Do("udevadm", "settle", "--timeout=100")
 }

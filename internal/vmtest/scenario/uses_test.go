@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path"
@@ -247,8 +248,21 @@ func (h *house) mounted(node, point string) string {
 // opened has a program hold a node of a disk open.
 func (h *house) opened(node, disk string) string {
 	h.t.Helper()
-	h.Start(vmtest.Background{Argv: []string{"sh", "-c", `exec tail -f /dev/null <"$1" 3<"$1"`, "sh", node}})
+	h.startOpener(`exec tail -f /dev/null <"$1" 3<"$1"`, node, "tail")
 	return disk
+}
+
+// startOpener starts a line of shell that opens its argument and becomes another
+// program, and waits until it has.
+func (h *house) startOpener(line, node, becomes string) *vmtest.LabProcess {
+	h.t.Helper()
+	p := h.Start(vmtest.Background{Argv: []string{"sh", "-c", line, "sh", node}})
+	name := fmt.Sprintf("/proc/%d/comm", p.PID)
+	h.WaitFor(becomes+" to have "+node+" open", func(ctx context.Context) (bool, error) {
+		is, err := h.Guest.ReadFile(ctx, name)
+		return is == becomes+"\n", err
+	})
+	return p
 }
 
 // path gives the hidden path by which the function in a bay leads to its first
