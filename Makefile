@@ -33,7 +33,7 @@ test: need-gcc ## Run unit, race, contract and guest tests; fetches QEMU, kernel
 	go run ./internal/vmtest/vmsetup -systems
 	go vet ./...
 	go test -race -timeout 30m ./...
-	GUESTS=all $(GO_TOOL) gotestsum --format standard-verbose -- -count=1 -p 1 -timeout 60m $(GUEST_PACKAGES)
+	GUESTS=all $(GO_TOOL) gotestsum --format standard-verbose -- -count=1 -p 1 -timeout 75m $(GUEST_PACKAGES)
 
 demo: ## Boot a guest, plug drives into it and watch them come up
 	go run ./internal/vmtest/vmsetup newest
