@@ -643,12 +643,14 @@ func TestExplainAndTakeAgree(t *testing.T) {
 // it, or else says all that it can, and who it is.
 func TestExplainWhileSomebodyIsAtWork(t *testing.T) {
 	for name, c := range map[string]struct {
-		held time.Duration
-		want operate.Outcome
-		next string
+		unbound, bound time.Duration // when the one at work takes the driver, and brings another
+		want           operate.Outcome
+		next           string
 	}{
-		"ends soon":     {held: time.Second, want: operate.Taken, next: "vfio-hotplug bind "},
-		"takes a while": {held: time.Minute, want: operate.Already, next: "vfio-hotplug explain "},
+		"ends soon":                   {unbound: time.Second, bound: time.Second, want: operate.Taken, next: "vfio-hotplug bind "},
+		"without a driver, ends soon": {bound: time.Second, want: operate.Taken, next: "vfio-hotplug bind "},
+		"takes a while":               {unbound: time.Minute, bound: time.Minute, want: operate.Already, next: "vfio-hotplug explain "},
+		"without a driver, a while":   {bound: time.Minute, want: operate.Direct, next: "vfio-hotplug explain "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -657,51 +659,89 @@ func TestExplainWhileSomebodyIsAtWork(t *testing.T) {
 				h.plug(1)
 				time.Sleep(time.Minute)
 				h.end()
-				dev, err := h.FS().Open(bayAt(1))
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer dev.Close()
-				lock, err := h.operator.Ledger.Lock(bayAt(1))
-				if err != nil {
-					t.Fatal(err)
-				}
-				time.AfterFunc(c.held, func() {
+				j, err := h.explainBeside(t.Context(), func() {
+					time.Sleep(c.unbound)
+					h.toNobody(1)
+					time.Sleep(c.bound - c.unbound)
 					h.toNVMe(1)
-					_ = lock.Unlock()
 				})
-				p, _ := h.parse()
-				began := time.Now()
-				j, err := h.operator.Explain(t.Context(), operate.Request{Device: dev, Policy: func() *policy.Policy { return p }})
-				if took := time.Since(began); err != nil || took > 5*time.Second || j.Outcome != c.want {
-					t.Errorf("%+v, error %v, after %v; want %s", j, err, took, c.want)
+				if err != nil || j.Outcome != c.want {
+					t.Errorf("%+v, error %v; want %s", j, err, c.want)
 				}
 				locked := slices.ContainsFunc(j.Checks, func(c operate.Check) bool {
 					return c.Unread && strings.Contains(c.Text, "locked by process")
 				})
-				if locked != (c.want == operate.Already) || j.Next != c.next+bayAt(1).String() {
+				if locked != (c.bound > time.Second) || j.Next != c.next+bayAt(1).String() {
 					t.Errorf("checks %+v, next %q, want %q", j.Checks, j.Next, c.next)
 				}
-				time.Sleep(c.held)
+				time.Sleep(c.bound)
 			})
 		})
 	}
 }
 
-// toNVMe gives a drive to nvme, as a stranger does, and the ledger forgets it.
-func (h *house) toNVMe(bay int) {
-	h.t.Helper()
-	address := bayAt(bay).String()
-	for _, w := range [][2]string{
-		{"bus/pci/devices/" + address + "/driver_override", "\n"},
-		{"bus/pci/drivers/vfio-pci/unbind", address},
-		{"bus/pci/drivers_probe", address},
-	} {
-		if err := h.Root().Write(w[0], w[1]); err != nil {
-			h.t.Error(err)
+// A person who does not want to wait gets no answer that nobody has found.
+func TestExplainIsBrokenOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, 1, sysfstest.Options{}, everyNVMe)
+		h.start()
+		h.plug(1)
+		time.Sleep(time.Minute)
+		h.end()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		j, err := h.explainBeside(ctx, func() { time.Sleep(time.Minute) })
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%+v, error %v; want that of the context", j, err)
 		}
+		time.Sleep(time.Minute)
+	})
+}
+
+// explainBeside explains bay 1 while somebody works on it. It must take less
+// than five seconds.
+func (h *house) explainBeside(ctx context.Context, work func()) (operate.Judgement, error) {
+	h.t.Helper()
+	dev, err := h.FS().Open(bayAt(1))
+	if err != nil {
+		h.t.Fatal(err)
 	}
+	defer dev.Close()
+	lock, err := h.operator.Ledger.Lock(bayAt(1))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	go func() {
+		work()
+		_ = lock.Unlock()
+	}()
+	synctest.Wait()
+	p, err := h.parse()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	began := time.Now()
+	j, err := h.operator.Explain(ctx, operate.Request{Device: dev, Policy: func() *policy.Policy { return p }})
+	if took := time.Since(began); took > 5*time.Second {
+		h.t.Errorf("it took %v", took)
+	}
+	return j, err
+}
+
+// toNobody takes a drive from vfio-pci, and the ledger forgets it.
+func (h *house) toNobody(bay int) {
+	h.hand("bus/pci/devices/"+bayAt(bay).String()+"/driver_override", "\n")
+	h.hand("bus/pci/drivers/vfio-pci/unbind", bayAt(bay).String())
 	if err := h.operator.Ledger.Delete(bayAt(bay)); err != nil {
+		h.t.Error(err)
+	}
+}
+
+// toNVMe offers a drive to nvme.
+func (h *house) toNVMe(bay int) { h.hand("bus/pci/drivers_probe", bayAt(bay).String()) }
+
+func (h *house) hand(attribute, value string) {
+	if err := h.Root().Write(attribute, value); err != nil {
 		h.t.Error(err)
 	}
 }

@@ -36,27 +36,24 @@ type Judgement struct {
 // checks, and is no error.
 func (o *Operator) Explain(ctx context.Context, r Request) (Judgement, error) {
 	j := &judge{Operator: o, Request: r, dry: true}
-	if err := j.decide(); err != nil {
-		return Judgement{Device: j.facts}, err
-	}
-	if c := o.checkLeaving(r.Device); c.Veto {
-		return Judgement{Device: j.facts, Steps: j.asked.Explain(&j.facts), Decision: j.decision, Driver: j.driver,
-			Checks: []Check{c}, Outcome: Stuck, Reason: c.Text, Next: c.Remedy}, nil
-	}
-	entry, unread, err := j.readStill(ctx)
+	seen, err := j.see(ctx)
 	if err != nil {
 		return Judgement{Device: j.facts}, err
+	}
+	if c := seen.leaving; c.Veto {
+		return Judgement{Device: j.facts, Steps: j.asked.Explain(&j.facts), Decision: j.decision, Driver: j.driver,
+			Checks: []Check{c}, Outcome: Stuck, Reason: c.Text, Next: c.Remedy}, nil
 	}
 	say := Judgement{
 		Device:   j.facts,
 		Steps:    j.asked.Explain(&j.facts),
 		Decision: j.decision,
 		Driver:   j.driver,
-		Entry:    entry,
+		Entry:    seen.entry,
 		Node:     o.node(r.Device),
 	}
 	if j.decision.Verdict == policy.Bind {
-		say.Checks = j.all(ctx, entry, unread)
+		say.Checks = j.all(ctx, seen.entry, seen.unread)
 	}
 	j.conclude(&say)
 	if i := slices.IndexFunc(say.Checks, func(c Check) bool { return c.Unread }); i >= 0 {
@@ -75,35 +72,49 @@ func AsRoot(command string) string {
 	return "sudo " + command
 }
 
-// readStill reads the device, what we did to it and driver_override while nobody
-// changes them. Where an operation on the device goes on for longer than
-// explainWait, they are read as they are just then, and driver_override is not.
-func (j *judge) readStill(ctx context.Context) (entry *ledger.Entry, unread []Check, err error) {
-	ctx, cancel := context.WithTimeout(ctx, explainWait)
+// seen is what Explain has read of a device besides its facts.
+type seen struct {
+	leaving Check
+	entry   *ledger.Entry
+	unread  []Check
+}
+
+// see reads the device while nobody changes it. Where an operation on it goes on
+// for longer than explainWait, it is read as it is just then, but for
+// driver_override: on older kernels that read would wait for the operation's end,
+// unkillably.
+func (j *judge) see(ctx context.Context) (s seen, err error) {
+	wait, cancel := context.WithTimeout(ctx, explainWait)
 	defer cancel()
-	unlock, locked := j.Ledger.ReadingWait(ctx, j.facts.Address)
+	unlock, locked := j.Ledger.ReadingWait(wait, j.Device.Address())
 	if locked == nil {
 		defer unlock()
 	}
-	if err := j.decide(); err != nil {
-		return nil, nil, err
+	if err := ctx.Err(); err != nil {
+		return s, err
 	}
-	entry, err = j.entry()
+	if err := j.decide(); err != nil {
+		return s, err
+	}
+	if s.leaving = j.checkLeaving(j.Device); s.leaving.Veto {
+		return s, nil
+	}
+	s.entry, err = j.entry()
 	if errors.Is(err, fs.ErrPermission) {
-		unread = append(unread, j.notRead("ledger", err))
+		s.unread = append(s.unread, j.notRead("ledger", err))
 	} else if err != nil {
-		return nil, nil, err
+		return s, err
 	}
 	err = locked
 	if err == nil {
 		j.facts.Override, err = j.Device.Override()
 	}
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, ledger.ErrLocked) {
-		unread = append(unread, j.notRead(overrideCheck, err))
+		s.unread = append(s.unread, j.notRead(overrideCheck, err))
 	} else if err != nil {
-		return nil, nil, err
+		return s, err
 	}
-	return entry, unread, nil
+	return s, nil
 }
 
 // explainWait is how long Explain waits for an operation on the device; the rest
@@ -111,8 +122,7 @@ func (j *judge) readStill(ctx context.Context) (entry *ledger.Entry, unread []Ch
 const explainWait = 2 * time.Second
 
 // readOverride reads driver_override, unless an operation on the device is under
-// way: on older kernels the read would wait for its end, unkillably. Then the
-// error is ledger.ErrLocked.
+// way; then the error is ledger.ErrLocked.
 func (j *judge) readOverride() error {
 	unlock, err := j.Ledger.Reading(j.facts.Address)
 	if err != nil {

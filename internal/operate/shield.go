@@ -90,10 +90,11 @@ func (o *Operator) seat(a pci.Address) (guard.Seat, string, pci.IDs, error) {
 // be shielded.
 func (o *Operator) Shield(ctx context.Context, seats []guard.Seat) error {
 	return o.each(ctx, seats, func(ctx context.Context, d *sysfs.Device) error {
-		// One that is being worked on bears our override, or waits for it.
-		lock, err := o.Ledger.Lock(d.Address())
+		patient, cancel := context.WithTimeout(ctx, readersLeave)
+		defer cancel()
+		lock, err := o.Ledger.LockWait(patient, d.Address())
 		if errors.Is(err, ledger.ErrLocked) {
-			return nil
+			return nil // it is being worked on: it bears our override, or waits for it
 		}
 		if err != nil {
 			return err
@@ -102,6 +103,9 @@ func (o *Operator) Shield(ctx context.Context, seats []guard.Seat) error {
 		return errors.Join(unlessOther(err), lock.Unlock())
 	})
 }
+
+// readersLeave is how long Shield waits for those who only read a device.
+const readersLeave = 200 * time.Millisecond
 
 // Unshield ends what Shield has begun, also one that was cut short. A device
 // that is at work meanwhile is waited for in the background, until ctx ends.

@@ -91,25 +91,18 @@ func (c contract) unbindHangs(t *testing.T, d *sysfs.Device, driver string) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- d.Unbind(ctx, driver) }()
-	c.awaitNoDriver(t, d)
+	defer cancel()
+	// It is under way when it has taken the driver's link away.
+	for began := time.Now(); c.driver(t, d) != "" && len(ended) == 0; {
+		if time.Since(began) > patience {
+			t.Fatalf("%s does not lose its driver", d.Address())
+		}
+	}
 	select {
 	case err := <-ended:
 		t.Errorf("unbind %s: %v, want it to hang", driver, err)
-		cancel()
 	case <-time.After(hangs):
 		cancel()
 		<-ended
 	}
-}
-
-// awaitNoDriver reads the driver until there is none: the link is the first that
-// an unbind takes away.
-func (c contract) awaitNoDriver(t *testing.T, d *sysfs.Device) {
-	t.Helper()
-	for began := time.Now(); time.Since(began) < patience; {
-		if c.driver(t, d) == "" {
-			return
-		}
-	}
-	t.Fatalf("%s did not lose its driver", d.Address())
 }

@@ -63,8 +63,8 @@ func run(t *testing.T, lab *vmtest.Lab) {
 			break
 		}
 		if err != nil {
-			said := p.Output()
-			t.Fatalf("%v; last the contract said %q", err, said[max(0, len(said)-6):])
+			_, said := findings(p)
+			t.Fatalf("%v; the contract said\n%s", err, said)
 		}
 		reply := "ok"
 		if err := obey(lab, lines[len(lines)-1].Text); err != nil {
@@ -117,18 +117,23 @@ func judge(t *testing.T, p *vmtest.LabProcess) {
 }
 
 // findings counts the statements that hold, and repeats what was said of the
-// others.
+// others, each after its name, and the name of the last.
 func findings(p *vmtest.LabProcess) (count int, said string) {
 	held := regexp.MustCompile(`^ +--- PASS: `)
+	name := regexp.MustCompile(`^=== (RUN|NAME) `)
 	idle := regexp.MustCompile(`^(=== |--- PASS: |lab: |$)`)
 	var others strings.Builder
+	last := ""
 	for _, line := range p.Output() {
 		switch {
 		case held.MatchString(line.Text):
 			count++
+		case name.MatchString(line.Text):
+			last = line.Text + "\n"
 		case !idle.MatchString(line.Text):
-			fmt.Fprintln(&others, line.Text)
+			fmt.Fprintln(&others, last+line.Text)
+			last = ""
 		}
 	}
-	return count, others.String()
+	return count, others.String() + last
 }

@@ -155,11 +155,11 @@ func (g *Guest) eject(ctx context.Context, bay int, id string) error {
 }
 
 // powerOff switches a slot off. While it is being switched on, which goes on
-// for a moment after the device's events, the answer is ENODEV
-// (drivers/pci/hotplug/pciehp_ctrl.c, pciehp_sysfs_disable_slot).
+// for a moment after the device's events, the answer is ENODEV, as for one that
+// is off (drivers/pci/hotplug/pciehp_ctrl.c, pciehp_sysfs_disable_slot).
 func (g *Guest) powerOff(ctx context.Context, bay int) error {
 	power := fmt.Sprintf("/sys/bus/pci/slots/%d/power", bay+1)
-	return g.WaitFor(ctx, power+" to take a 0", func(ctx context.Context) (bool, error) {
+	return g.WaitFor(ctx, power+" to take a 0 without ENODEV", func(ctx context.Context) (bool, error) {
 		err := g.WriteFile(ctx, power, "0")
 		if errors.Is(err, unix.ENODEV) {
 			return false, nil

@@ -11,8 +11,8 @@ import (
 )
 
 // TestGuestSoak: drives come and go in every bay, of which the policy wants
-// every second. No device ends wrong, and the daemon's memory, threads and open
-// files stay what they were after the first quarter.
+// every second. No device ends wrong, and the daemon's memory and open files, and
+// in large numbers its threads, stay what they were after the first quarter.
 func TestGuestSoak(t *testing.T) {
 	rounds := 4
 	if proof() {
