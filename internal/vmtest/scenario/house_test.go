@@ -84,10 +84,11 @@ func boot(t *testing.T, config vmtest.Config, policy string) *house {
 	return h
 }
 
-// start starts the daemon and waits until it is ready.
-func (h *house) start() {
+// start starts the daemon, with more in its environment, and waits until it is
+// ready.
+func (h *house) start(env ...string) {
 	h.t.Helper()
-	h.daemon = h.Start(vmtest.Background{Argv: []string{program, "daemon", "--debug"}, Notify: true})
+	h.daemon = h.Start(vmtest.Background{Argv: []string{program, "daemon", "--debug"}, Env: env, Notify: true})
 	h.daemon.WaitReady()
 }
 
