@@ -430,15 +430,7 @@ func TestStatusAfterSomebodyElseTookIt(t *testing.T) {
 		h.start()
 		h.plug(1)
 		time.Sleep(time.Second)
-		for _, w := range [][2]string{
-			{"bus/pci/devices/0000:01:00.0/driver_override", "pci-stub\n"},
-			{"bus/pci/drivers/vfio-pci/unbind", "0000:01:00.0"},
-			{"bus/pci/drivers_probe", "0000:01:00.0"},
-		} {
-			if err := h.Root().Write(w[0], w[1]); err != nil {
-				t.Fatal(err)
-			}
-		}
+		h.driverctl(1, "pci-stub")
 		time.Sleep(time.Minute)
 		for _, d := range h.status() {
 			if d.Outcome == "direct" && d.Driver == "pci-stub" {
@@ -613,15 +605,7 @@ func TestExplainAndTakeAgree(t *testing.T) {
 		h.plug(3)
 		time.Sleep(10 * time.Second)
 		h.Plug(bayAt(2), sysfstest.Drive{IDs: sysfstest.NIC()})
-		for _, w := range [][2]string{
-			{"bus/pci/devices/0000:03:00.0/driver_override", "\n"},
-			{"bus/pci/drivers/vfio-pci/unbind", "0000:03:00.0"},
-			{"bus/pci/drivers_probe", "0000:03:00.0"},
-		} {
-			if err := h.Root().Write(w[0], w[1]); err != nil {
-				t.Fatal(err)
-			}
-		}
+		h.driverctl(3, "")
 		for _, bay := range []int{1, 3} {
 			dev, _ := h.FS().Open(bayAt(bay))
 			p, _ := h.parse()

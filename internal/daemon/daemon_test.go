@@ -253,15 +253,7 @@ func TestWhatSomebodyElseDoesIsNotFought(t *testing.T) {
 		h.start()
 		h.plug(1)
 		time.Sleep(time.Second)
-		for _, w := range [][2]string{
-			{"bus/pci/devices/0000:01:00.0/driver_override", "pci-stub\n"},
-			{"bus/pci/drivers/vfio-pci/unbind", "0000:01:00.0"},
-			{"bus/pci/drivers_probe", "0000:01:00.0"},
-		} {
-			if err := h.Root().Write(w[0], w[1]); err != nil {
-				t.Fatal(err)
-			}
-		}
+		h.driverctl(1, "pci-stub")
 		time.Sleep(time.Minute)
 		if driver := h.Driver(bayAt(1)); driver != "pci-stub" {
 			t.Errorf("driver %q, want pci-stub", driver)
