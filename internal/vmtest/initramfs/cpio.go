@@ -26,6 +26,13 @@ type Archive struct {
 	err  error
 }
 
+// The types of file that an archive has, as in stat(2).
+const (
+	typeDir  = 0o040000
+	typeFile = 0o100000
+	typeLink = 0o120000
+)
+
 // New starts an archive. The first error of w is kept for Close.
 func New(w io.Writer) *Archive {
 	a := &Archive{w: w, made: map[string]bool{".": true, "/": true}}
@@ -45,21 +52,21 @@ func (a *Archive) Dir(name string) {
 	}
 	a.parents(name)
 	a.made[name] = true
-	a.entry(name, 0o040755, nil)
+	a.entry(name, typeDir|0o755, nil)
 }
 
 // File adds a file with contents.
 func (a *Archive) File(name string, mode fs.FileMode, contents []byte) {
 	name = clean(name)
 	a.parents(name)
-	a.entry(name, 0o100000|uint32(mode.Perm()), contents)
+	a.entry(name, typeFile|uint32(mode.Perm()), contents)
 }
 
 // Symlink adds a symbolic link.
 func (a *Archive) Symlink(name, target string) {
 	name = strings.TrimPrefix(path.Clean(name), "/")
 	a.parents(name)
-	a.entry(name, 0o120777, []byte(target))
+	a.entry(name, typeLink|0o777, []byte(target))
 }
 
 // Copy adds the file at hostPath under another name, with its permissions.
@@ -92,7 +99,7 @@ func (a *Archive) Tree(name, hostDir string) error {
 
 // Close ends the archive and gives the first error there was.
 func (a *Archive) Close() error {
-	a.entry("TRAILER!!!", 0, nil)
+	a.entry(trailer, 0, nil)
 	return a.err
 }
 
@@ -115,7 +122,7 @@ func (a *Archive) parents(name string) {
 
 func (a *Archive) entry(name string, mode uint32, contents []byte) {
 	a.ino++
-	header := fmt.Sprintf("070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X",
+	header := fmt.Sprintf(magic+"%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X",
 		a.ino, mode, 0, 0, 1, 0, len(contents), 0, 0, 0, 0, len(name)+1, 0)
 	a.write(pad(append([]byte(header+name), 0)))
 	a.write(pad(contents))
