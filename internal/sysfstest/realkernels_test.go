@@ -26,7 +26,6 @@ func TestContractOfRealKernels(t *testing.T) {
 			"without IOMMU": {NoIOMMU: true},
 		} {
 			machine.Kernel = k
-			machine.Bays = 2
 			machine.Modules = []string{"nvme", "vfio_iommu_type1", "vfio-pci"}
 			machine.Files = map[string]string{"/bin/sysfstest": program}
 			t.Run(name, func(t *testing.T) { run(t, vmtest.Boot(t, machine)) })

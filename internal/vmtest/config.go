@@ -34,25 +34,32 @@ const DefaultBays = 12
 // MaxBays is how many root ports fit beside what else is on the root bus.
 const MaxBays = 27
 
-// A Config says what guest to boot. Its zero value but for Kernel is a guest
+// A Config says what guest to have. Its zero value but for Kernel is a guest
 // with an IOMMU and twelve empty bays with native hot-plug.
 //
-// With a System it is a package guest: it boots from a copy of it on an NVMe
+// A guest is not booted but restored from a Snapshot, where that can be: see
+// Boot.
+//
+// With a System it is a package guest: it runs from a copy of it on an NVMe
 // drive, which sits in no bay, with the kernel and the initramfs that are
-// there. Files are copied into that; Programs are for the other guests.
+// there. Programs are for the other guests.
 type Config struct {
 	Kernel   Kernel
 	System   *System
 	SATARoot bool // the System is on a SATA disk instead: nvme need not be in its initramfs
+	// Boot is for a test about booting: the guest is booted, with Devices in
+	// their bays. Else it is restored as it was when it had booted with empty bays,
+	// and Devices are plugged in before Modules are loaded.
+	Boot     bool
 	Hotplug  Hotplug
 	NoIOMMU  bool              // the kernel does not use the IOMMU
 	Bays     int               // 0 is DefaultBays
-	Modules  []string          // loaded at boot in this order, with what they need; "name key=value" gives a parameter
-	Devices  map[int]Device    // in their bays when the kernel starts
-	Files    map[string]string // copied into the guest: path there, path here
+	Modules  []string          // loaded in this order, with what they need; "name key=value" gives a parameter
+	Devices  map[int]Device    // there before a module is loaded
+	Files    map[string]string // copied into the guest, before a module is loaded: path there, path here
 	Programs []string          // programs of this machine to have in the guest, with their libraries, such as "mdadm"
 	Cmdline  string            // more for the kernel's command line
-	Args     []string          // more for QEMU
+	Args     []string          // more for QEMU, for a guest that boots
 	MemoryMB int               // 0 is 1024
 }
 
@@ -89,6 +96,13 @@ func (d Device) size() int64 {
 		return 64 << 20
 	}
 	return d.Size
+}
+
+// boots reports whether a guest is booted, not restored. QEMU does not save a guest
+// that has an emulated NVMe drive. With KVM a kernel boots in the time that a
+// restore takes.
+func (c Config) boots() bool {
+	return c.Boot || len(c.Args) > 0 || c.System != nil && !c.SATARoot || KVM(c.Kernel)
 }
 
 func (c Config) bays() int {

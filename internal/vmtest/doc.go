@@ -1,8 +1,10 @@
 // Package vmtest is the laboratory: QEMU guests that run Debian's own kernels,
 // into which tests plug drives while they run.
 //
-// A guest has an initramfs of busybox, the kernel's modules, an agent, and what
-// the test brings. The agent is the witness: it listens to the kernel's uevents
+// A guest has an initramfs of busybox, the kernel's modules and an agent. What the
+// test brings comes in later, through a mailbox. So guests with the same kernel and
+// machine are booted once and saved; a test restores that snapshot, which takes a
+// second or two, where QEMU emulates the processor. The agent is the witness: it listens to the kernel's uevents
 // and traces every write below /sys, with code of its own. Guests need QEMU and
 // kernels, which
 //
@@ -12,11 +14,13 @@
 // systemd and udev, on an NVMe drive that it boots from: there the package is
 // installed by apt, and a reboot boots what update-initramfs has made. The agent
 // is a service in it, before anything that touches a device, and all else is the
-// same. What such guests boot is made by
+// same. QEMU cannot save an NVMe drive, so a package guest is restored only where
+// its root is on a SATA disk. What such guests boot is made by
 //
 //	go run ./internal/vmtest/vmsetup -systems
 //
-// They are all slow, so tests run them only when asked to:
+// Guests are slow, so tests run them only when asked to, and as many side by side
+// as the machine has processors:
 //
 //	GUESTS=all go test ./internal/vmtest
 //	GUESTS=6.1,7.3 go test ./internal/vmtest

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"vfio-hotplug/internal/vmtest/cache"
@@ -27,14 +26,16 @@ import (
 type Guest struct {
 	QMP *qmp.Conn // QEMU's monitor
 
-	cfg      Config
-	dir      string
-	qemu     *qemu
-	agent    *rpc.Client
-	log      *transcript
-	bootTime time.Duration
-	closing  sync.Once
-	closed   error // the result of closing
+	cfg       Config
+	dir       string
+	qemu      *qemu // nil: it was never switched on
+	agent     *rpc.Client
+	log       *transcript
+	restored  bool
+	saved     bool // it is to be saved
+	startTime time.Duration
+	closing   sync.Once
+	closed    error // the result of closing
 
 	mu        sync.Mutex
 	next      int // number of the next device
@@ -58,52 +59,71 @@ func (p plugged) functions() []plugged {
 	return []plugged{*p.second, p}
 }
 
-// Start boots a guest in the empty directory dir, which takes its console,
-// logs and images. It returns when the agent answers and Config.Modules are
-// loaded; the error has the end of the console.
+// Start has a guest in the empty directory dir, which takes its console, logs and
+// images: restored where its Config allows that, else booted. It returns when
+// the agent answers, files and devices are there and Config.Modules are loaded. The
+// error of a boot has the end of the console.
 func Start(ctx context.Context, cfg Config, dir string) (*Guest, error) {
+	return start(ctx, cfg, dir, false)
+}
+
+// start is Start, or has a guest to be saved, with nothing brought in.
+func start(ctx context.Context, cfg Config, dir string, toSave bool) (*Guest, error) {
 	began := time.Now()
 	log, err := newTranscript(filepath.Join(dir, "agent.log"))
 	if err != nil {
 		return nil, err
 	}
-	g := &Guest{cfg: cfg, dir: dir, log: log, plugged: map[int]plugged{}}
-	if err := errors.Join(g.furnish(ctx), g.fill()); err != nil {
-		return nil, errors.Join(err, log.Close())
+	g := &Guest{cfg: cfg, dir: dir, log: log, saved: toSave, plugged: map[int]plugged{}}
+	if err := g.switchOn(ctx); err != nil {
+		return nil, errors.Join(err, g.Close())
 	}
-	if err := g.launch(ctx); err != nil {
-		return nil, errors.Join(err, log.Close())
+	g.startTime = time.Since(began)
+	g.Account(Entry{What: g.how(), Seconds: g.startTime.Seconds()})
+	if toSave {
+		return g, nil
 	}
-	if err := g.greet(ctx); err != nil {
-		return nil, errors.Join(g.bootFailure(err), g.Close())
-	}
-	g.bootTime = time.Since(began)
-	for _, module := range cfg.Modules {
-		name, params, _ := strings.Cut(module, " ")
-		if err := g.LoadModule(ctx, name, params); err != nil {
-			return nil, errors.Join(err, g.Close())
-		}
+	if err := g.furnish(ctx); err != nil {
+		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
 }
 
-func (g *Guest) bootFailure(err error) error {
-	return fmt.Errorf("boot kernel %s: %w; the end of the console:\n%s", g.cfg.Kernel, err, tail(filepath.Join(g.dir, consoleFile)))
-}
-
-// furnish makes what the guest boots from.
-func (g *Guest) furnish(ctx context.Context) error {
-	if g.cfg.System != nil {
-		return g.makeRoot(ctx)
+// switchOn has a machine whose agent answers.
+func (g *Guest) switchOn(ctx context.Context) error {
+	if g.cfg.boots() {
+		if err := g.fill(); err != nil {
+			return err
+		}
+		return g.boot(ctx)
 	}
-	cacheDir, err := cache.Dir()
-	if err != nil {
+	err := g.resume(ctx)
+	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	return g.cfg.writeInitrd(filepath.Join(g.dir, initrdFile), cacheDir)
+	say("no guest can be restored: %v; this one is booted", err)
+	g.hangUp()
+	return g.boot(ctx)
 }
 
-// fill prepares the devices that are there from the start.
+// furnish brings in what the Config has besides the machine.
+func (g *Guest) furnish(ctx context.Context) error {
+	if err := g.deliver(ctx); err != nil {
+		return err
+	}
+	if err := g.plugAll(ctx); err != nil {
+		return err
+	}
+	for _, module := range g.cfg.Modules {
+		name, params, _ := strings.Cut(module, " ")
+		if err := g.LoadModule(ctx, name, params); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fill prepares the devices that are there when the guest boots.
 func (g *Guest) fill() error {
 	for bay, device := range g.cfg.Devices {
 		if err := g.free(bay); err != nil {
@@ -118,59 +138,148 @@ func (g *Guest) fill() error {
 	return nil
 }
 
-// launch switches the guest on, with these words on the kernel's command line
-// besides those that it always has.
-func (g *Guest) launch(ctx context.Context, words ...string) error {
-	image, err := g.bootImage(ctx)
-	if err != nil {
+// plugAll plugs in the devices that are not there yet, and waits until the
+// kernel has them.
+func (g *Guest) plugAll(ctx context.Context) error {
+	bays := slices.Sorted(maps.Keys(g.cfg.Devices))
+	bays = slices.DeleteFunc(bays, func(bay int) bool { _, there := g.plugged[bay]; return there })
+	for _, bay := range bays {
+		if err := g.Plug(ctx, bay, g.cfg.Devices[bay]); err != nil {
+			return err
+		}
+	}
+	for _, bay := range bays {
+		if err := g.waitPresent(ctx, bay); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// waitPresent waits until the kernel has all functions of what a bay holds.
+func (g *Guest) waitPresent(ctx context.Context, bay int) error {
+	last := "/sys/bus/pci/devices/" + PortAddress(bay) + "/0000:*.0"
+	if g.cfg.Devices[bay].Second != nil {
+		last = strings.TrimSuffix(last, "0") + "1"
+	}
+	return g.WaitFor(ctx, fmt.Sprintf("the device in bay %d", bay), func(ctx context.Context) (bool, error) {
+		found, err := g.Glob(ctx, last)
+		return len(found) > 0, err
+	})
+}
+
+// bootTries is how often a guest is booted whose boot fails by a fault of the
+// emulator.
+const bootTries = 3
+
+// boot switches the guest on, with these words on the kernel's command line
+// besides those that it always has, and waits for the agent.
+func (g *Guest) boot(ctx context.Context, words ...string) error {
+	if g.cfg.System != nil && g.qemu == nil {
+		if err := g.makeRoot(ctx); err != nil {
+			return err
+		}
+	}
+	for try := 1; ; try++ {
+		err := g.bootOnce(ctx, words)
+		if err == nil {
+			return nil
+		}
+		fault := g.emulatorFault()
+		if fault == "" || try == bootTries || ctx.Err() != nil {
+			return err
+		}
+		g.Account(Entry{What: EmulatorFault, Fault: fault})
+		say("a fault of the emulator, at a boot of kernel %s: %s; try %d of %d", g.cfg.Kernel, fault, try+1, bootTries)
+		g.hangUp()
+		if err := os.Rename(filepath.Join(g.dir, consoleFile), filepath.Join(g.dir, fmt.Sprintf("%s.%d", consoleFile, try))); err != nil {
+			return err
+		}
+	}
+}
+
+func (g *Guest) bootOnce(ctx context.Context, words []string) error {
+	deadline := bootDeadline
+	if g.cfg.System != nil {
+		deadline = packageBootDeadline
+	}
+	ctx, cancel := context.WithTimeout(ctx, deadline)
+	defer cancel()
+	if err := g.launch(ctx, nil, words); err != nil {
 		return err
 	}
-	cold, err := g.coldPlug()
+	if err := g.awaitAgent(ctx); err != nil {
+		return fmt.Errorf("boot kernel %s: %w; the end of the console:\n%s", g.cfg.Kernel, err, tail(filepath.Join(g.dir, consoleFile)))
+	}
+	if g.cfg.System == nil {
+		return nil
+	}
+	return g.settle(ctx)
+}
+
+// launch starts QEMU, with more arguments than the machine's, and connects to
+// its monitor.
+func (g *Guest) launch(ctx context.Context, more, words []string) error {
+	image, initrd, err := g.bootFiles(ctx)
 	if err != nil {
 		return err
-	}
-	args := func(w wiring, extra string) ([]string, error) {
-		all, err := g.cfg.machine(image, initrdFile, w, strings.Join(append(words, extra), " "))
-		return append(all, cold...), err
 	}
 	forTest, forPerson := "", "vmtest.shell"
 	if g.cfg.System != nil {
 		forTest, forPerson = noLogin, ""
 	}
-	manual, err := args(wiring{console: "stdio,mux=on,signal=off", agent: "null", qmp: "null"}, forPerson)
+	manual, err := g.arguments(image, initrd, wiring{console: "stdio,mux=on,signal=off", agent: "null", qmp: "null"}, append(words, forPerson))
 	if err != nil {
 		return err
 	}
 	if err := writeReproduce(g.dir, manual); err != nil {
 		return err
 	}
-	q, err := launch(g.dir, func(w wiring) ([]string, error) { return args(w, forTest) })
+	g.qemu, err = launch(g.dir, func(w wiring) ([]string, error) {
+		args, err := g.arguments(image, initrd, w, append(words, forTest))
+		return append(args, more...), err
+	})
 	if err != nil {
 		return err
 	}
-	g.qemu = q
+	g.QMP, err = qmp.New(ctx, g.qemu.qmp)
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, tail(filepath.Join(g.dir, qemuFile)))
+	}
 	return nil
 }
 
-// bootImage gives the kernel to boot; its initramfs is in initrdFile.
-func (g *Guest) bootImage(ctx context.Context) (string, error) {
+// arguments gives QEMU's arguments for the guest, with what is in its bays.
+func (g *Guest) arguments(image, initrd string, w wiring, words []string) ([]string, error) {
+	args, err := g.cfg.machine(image, initrd, w, strings.Join(words, " "))
+	if err != nil {
+		return nil, err
+	}
+	cold, err := g.coldPlug()
+	return append(args, cold...), err
+}
+
+// bootFiles gives the kernel and the initramfs to boot.
+func (g *Guest) bootFiles(ctx context.Context) (image, initrd string, err error) {
+	cacheDir, err := cache.Dir()
+	if err != nil {
+		return "", "", err
+	}
 	k := g.cfg.Kernel
 	if g.cfg.System != nil {
 		if err := g.loadFromRoot(ctx); err != nil {
-			return "", err
+			return "", "", err
 		}
-		k.Image = filepath.Join(g.dir, kernelFile)
+		k.Image, initrd = filepath.Join(g.dir, kernelFile), initrdFile
+	} else if initrd, err = g.cfg.initrd(cacheDir); err != nil {
+		return "", "", err
 	}
-	cacheDir, err := cache.Dir()
-	if err != nil {
-		return "", err
-	}
-	image, err := k.Unpacked(cacheDir)
+	image, err = k.Unpacked(cacheDir)
 	if err != nil {
 		g.log.note("boot the packed kernel: %v", err)
-		return k.Image, nil
+		return k.Image, initrd, nil
 	}
-	return image, nil
+	return image, initrd, nil
 }
 
 // coldPlug gives QEMU's arguments for what is in the bays.
@@ -195,21 +304,8 @@ func (g *Guest) coldPlug() ([]string, error) {
 	return args, nil
 }
 
-// greet connects to the monitor and waits for the agent, and in a package guest
-// until all is started.
-func (g *Guest) greet(ctx context.Context) error {
-	if err := g.connect(ctx); err != nil || g.cfg.System == nil {
-		return err
-	}
-	return g.settle(ctx)
-}
-
-func (g *Guest) connect(ctx context.Context) error {
-	var err error
-	g.QMP, err = qmp.New(ctx, g.qemu.qmp)
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, tail(filepath.Join(g.dir, qemuFile)))
-	}
+// awaitAgent waits until the agent of a guest that boots is ready.
+func (g *Guest) awaitAgent(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { g.qemu.agent.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	lines := bufio.NewReader(g.qemu.agent)
@@ -219,6 +315,10 @@ func (g *Guest) connect(ctx context.Context) error {
 			return ctx.Err()
 		}
 		if err != nil {
+			select { // a moment after it has closed the port
+			case <-g.qemu.exited:
+			case <-ctx.Done():
+			}
 			return fmt.Errorf("the guest died: %w", err)
 		}
 		if strings.TrimSpace(line) == wire.Ready {
@@ -240,8 +340,20 @@ func (g *Guest) Config() Config { return g.cfg }
 // Dir is the host's directory with the guest's console and logs.
 func (g *Guest) Dir() string { return g.dir }
 
-// BootTime is how long it took from the start of QEMU to the first answer.
-func (g *Guest) BootTime() time.Duration { return g.bootTime }
+// how says how the guest was started.
+func (g *Guest) how() string {
+	switch {
+	case g.restored:
+		return Restored
+	case g.saved:
+		return Saved
+	}
+	return Booted
+}
+
+// StartTime is how long it took until the guest answered, and how it was started:
+// Booted or Restored.
+func (g *Guest) StartTime() (took time.Duration, how string) { return g.startTime, g.how() }
 
 // Console gives what the kernel wrote so far.
 func (g *Guest) Console() (string, error) {
@@ -265,18 +377,23 @@ func (g *Guest) switchOff() error {
 		case <-ctx.Done():
 		}
 	}
-	g.qemu.kill()
 	g.hangUp()
 	return g.log.Close()
 }
 
-// hangUp closes what led to a QEMU that has ended.
+// hangUp ends QEMU, if it has not ended, and closes what led to it.
 func (g *Guest) hangUp() {
+	if g.qemu == nil {
+		return
+	}
+	g.qemu.kill()
 	if g.agent != nil {
 		g.agent.Close()
+		g.agent = nil
 	}
 	g.qemu.agent.Close()
 	g.qemu.qmp.Close()
+	g.QMP = nil
 }
 
 // call asks the agent.
@@ -313,7 +430,7 @@ func (g *Guest) call(ctx context.Context, method string, args, reply any) error 
 // kernel, after which QEMU exits, or by a crash of QEMU itself.
 func (g *Guest) death() error {
 	end := "the guest died"
-	if status, ok := g.qemu.end.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+	if g.qemu.crashed() {
 		end = fmt.Sprintf("QEMU itself died (%s)", g.qemu.end)
 	}
 	said := tail(filepath.Join(g.dir, qemuFile))

@@ -83,7 +83,7 @@ func TestGuestWithDevicesFromTheStart(t *testing.T) {
 	EachKernel(t, func(t *testing.T, k Kernel) {
 		for name, noIOMMU := range map[string]bool{"iommu": false, "no iommu": true} {
 			t.Run(name, func(t *testing.T) {
-				l := Boot(t, Config{Kernel: k, NoIOMMU: noIOMMU, Modules: []string{"e1000e"}, Devices: map[int]Device{0: {Serial: "COLD"}, 5: NIC()}})
+				l := Boot(t, Config{Kernel: k, Boot: true, NoIOMMU: noIOMMU, Modules: []string{"e1000e"}, Devices: map[int]Device{0: {Serial: "COLD"}, 5: NIC()}})
 				l.WaitDriver(5, "e1000e")
 				if got := l.Driver(0); got != "" {
 					t.Errorf("driver of the drive before nvme is loaded: %q", got)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,10 +16,11 @@ import (
 	"vfio-hotplug/internal/vmtest/kernel"
 )
 
-// baseModules are in every guest's initramfs, loaded or not.
+// baseModules are in every guest's initramfs, loaded or not, of those that its
+// kernel has: guests with the same modules share a snapshot.
 var baseModules = [...]string{
 	"nvme", "vfio", "vfio_iommu_type1", "vfio-pci", "pci-stub", "uio", "uio_pci_generic", "e1000e",
-	"ext4", "loop", "dm-mod", "md-mod", "raid1", "configfs",
+	"ext4", "crc32c_generic", "loop", "dm-mod", "md-mod", "raid1", "configfs", "nvmet", "target_core_iblock",
 }
 
 // basePrograms are in every guest; busybox has the rest.
@@ -33,35 +33,30 @@ var basePrograms = [...]struct{ guest, host string }{
 // layoutVersion changes when the same parts shall make another piece.
 const layoutVersion = "1"
 
-// writeInitrd puts a guest's initramfs together from its pieces: the modules
-// and the programs, which are cached, the agent, and what the test brings.
-func (c Config) writeInitrd(path, cacheDir string) error {
+// initrd gives the initramfs of a guest without a System: modules, programs and
+// the agent.
+func (c Config) initrd(cacheDir string) (string, error) {
 	modules, err := c.modulesPiece(cacheDir)
 	if err != nil {
-		return fmt.Errorf("modules for the guest: %w", err)
+		return "", fmt.Errorf("modules for the guest: %w", err)
 	}
 	programs, err := programsPiece(cacheDir)
 	if err != nil {
-		return fmt.Errorf("programs for the guest: %w", err)
+		return "", fmt.Errorf("programs for the guest: %w", err)
 	}
-	agent, err := buildAgent()
+	agent, err := agentPiece(cacheDir)
 	if err != nil {
-		return err
+		return "", fmt.Errorf("agent for the guest: %w", err)
 	}
-	out, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	for _, piece := range []string{modules, programs} {
-		if err := appendFile(out, piece); err != nil {
-			return err
+	parts := []string{modules, programs, agent}
+	return piece(cacheDir, "initrd-"+cache.Key(parts...), func(f *os.File) error {
+		for _, part := range parts {
+			if err := appendFile(f, part); err != nil {
+				return err
+			}
 		}
-	}
-	if err := c.writeOwn(out, agent); err != nil {
-		return fmt.Errorf("files for the guest: %w", err)
-	}
-	return out.Close()
+		return nil
+	})
 }
 
 // AgentPackage is the agent's.
@@ -80,19 +75,20 @@ func appendFile(to io.Writer, path string) error {
 	return err
 }
 
-// writeOwn writes the piece that no other guest shares.
-func (c Config) writeOwn(out io.Writer, agent string) error {
-	a := initramfs.New(out)
-	a.Symlink("/init", "usr/bin/agent")
-	errs := []error{a.Copy("/usr/bin/agent", agent)}
-	for _, name := range slices.Sorted(maps.Keys(c.Files)) {
-		errs = append(errs, a.Copy(name, c.Files[name]))
+// agentPiece gives the archive with the agent, which is process 1.
+func agentPiece(cacheDir string) (string, error) {
+	agent, err := buildAgent()
+	if err != nil {
+		return "", err
 	}
-	for _, name := range c.Programs {
-		host := kernel.Program(name)
-		errs = append(errs, a.Program("/usr/bin/"+filepath.Base(name), host))
+	contents, err := cache.FileKey(agent)
+	if err != nil {
+		return "", err
 	}
-	return errors.Join(append(errs, a.Close())...)
+	return archive(cacheDir, "agent-"+cache.Key(layoutVersion, contents), func(a *initramfs.Archive) error {
+		a.Symlink("/init", "usr/bin/agent")
+		return a.Copy("/usr/bin/agent", agent)
+	})
 }
 
 // modulesPiece gives the archive with the kernel's modules.
@@ -101,7 +97,7 @@ func (c Config) modulesPiece(cacheDir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	names := slices.Clone(baseModules[:])
+	names := slices.DeleteFunc(slices.Clone(baseModules[:]), func(name string) bool { return !modules.Has(name) })
 	for _, module := range c.Modules {
 		name, _, _ := strings.Cut(module, " ")
 		names = append(names, name)
@@ -113,7 +109,7 @@ func (c Config) modulesPiece(cacheDir string) (string, error) {
 		return "", err
 	}
 	key := cache.Key(append([]string{layoutVersion, c.Kernel.Modules, dep}, names...)...)
-	return piece(cacheDir, "modules-"+key, func(a *initramfs.Archive) error {
+	return archive(cacheDir, "modules-"+key, func(a *initramfs.Archive) error {
 		stage, err := os.MkdirTemp("", "vmtest-modules-")
 		if err != nil {
 			return err
@@ -140,7 +136,7 @@ func programsPiece(cacheDir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return piece(cacheDir, "programs-"+cache.Key(layoutVersion, contents), func(a *initramfs.Archive) error {
+	return archive(cacheDir, "programs-"+cache.Key(layoutVersion, contents), func(a *initramfs.Archive) error {
 		return addPrograms(a, busybox)
 	})
 }
@@ -175,8 +171,20 @@ func addPrograms(a *initramfs.Archive, busybox string) error {
 	return nil
 }
 
-// piece gives the path of an archive in the cache, made if it is not there.
-func piece(cacheDir, name string, fill func(*initramfs.Archive) error) (string, error) {
+// archive gives the path of an archive in the cache, made if it is not there.
+func archive(cacheDir, name string, fill func(*initramfs.Archive) error) (string, error) {
+	return piece(cacheDir, name, func(f *os.File) error {
+		a := initramfs.New(f)
+		if err := fill(a); err != nil {
+			return err
+		}
+		return a.Close()
+	})
+}
+
+// piece gives the path of a file in the cache, made if it is not there. Its name
+// says what is in it.
+func piece(cacheDir, name string, fill func(*os.File) error) (string, error) {
 	dir := filepath.Join(cacheDir, "pieces", name)
 	err := cache.Fill(dir, func(dir string) error {
 		f, err := os.Create(filepath.Join(dir, "cpio"))
@@ -184,11 +192,7 @@ func piece(cacheDir, name string, fill func(*initramfs.Archive) error) (string, 
 			return err
 		}
 		defer f.Close()
-		a := initramfs.New(f)
-		if err := fill(a); err != nil {
-			return err
-		}
-		return errors.Join(a.Close(), f.Close())
+		return errors.Join(fill(f), f.Close())
 	})
 	return filepath.Join(dir, "cpio"), err
 }

@@ -47,19 +47,14 @@ func Boot(t testing.TB, cfg Config) *Lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { clear(t, bench) })
-	deadline := bootDeadline
-	if cfg.System != nil {
-		deadline = packageBootDeadline
-	}
-	ctx, cancel := context.WithTimeout(ctx, deadline)
-	defer cancel()
 	g, err := Start(ctx, cfg, bench.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := &Lab{Guest: g, t: t}
 	t.Cleanup(l.close)
-	t.Logf("%s, %s hot-plug: up after %.1f s", cfg.Kernel, cfg.Hotplug, g.BootTime().Seconds())
+	took, how := g.StartTime()
+	t.Logf("%s, %s hot-plug: %s in %.1f s", cfg.Kernel, cfg.Hotplug, how, took.Seconds())
 	return l
 }
 

@@ -10,9 +10,13 @@ import (
 	"strings"
 )
 
-// firstBay is the device number on bus 0 of bay 0's root port; below it sits
-// what the machine itself has.
-const firstBay = 4
+// What the machine itself has on bus 0, by its device numbers, and where the
+// root ports of the bays begin.
+const (
+	mailboxDevice  = 2
+	rootPortDevice = 3 // of a package guest's NVMe root drive
+	firstBay       = 4
+)
 
 const qemuProgram = "qemu-system-x86_64"
 
@@ -27,7 +31,7 @@ func (c Config) machine(image, initrd string, w wiring, extra string) ([]string,
 		return nil, fmt.Errorf("%d bays are asked for, %d fit", c.bays(), MaxBays)
 	}
 	args := append(c.accelerator(),
-		"-smp", "2", "-m", strconv.Itoa(c.memory()),
+		"-smp", strconv.Itoa(c.processors()), "-m", strconv.Itoa(c.memory()),
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
 		"-kernel", image, "-initrd", initrd, "-append", c.cmdline(extra),
 		"-chardev", w.console+",id=console", "-device", "isa-serial,chardev=console,index=0",
@@ -38,6 +42,7 @@ func (c Config) machine(image, initrd string, w wiring, extra string) ([]string,
 	if c.Hotplug == Native {
 		args = append(args, "-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off")
 	}
+	args = append(args, mailbox()...)
 	for bay := range c.bays() {
 		args = append(args, "-device", rootPort(port(bay), firstBay+bay, bay+1))
 	}
@@ -47,6 +52,16 @@ func (c Config) machine(image, initrd string, w wiring, extra string) ([]string,
 // rootPort describes a PCIe root port with its slot to QEMU.
 func rootPort(id string, device, slot int) string {
 	return fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,addr=%#x,chassis=%d,slot=%d", id, device, slot, slot)
+}
+
+// processors is how many a guest has: two, so that what can happen at once does.
+// For a whole Debian, which starts thousands of programs, one is enough: with a
+// second, QEMU's emulation takes half as much again for each of them.
+func (c Config) processors() int {
+	if c.System != nil && !KVM(c.Kernel) {
+		return 1
+	}
+	return 2
 }
 
 func (c Config) accelerator() []string {
@@ -79,6 +94,7 @@ func (c Config) emulated() string {
 		"no_timer_check",    // or a moment without us is a timer that does not work: a panic
 		"tsc=reliable",      // or it is a clock that is not: the slow one is taken then
 		"maxcpus=1",         // the agent switches the other on: see wakeProcessors there
+		"norandmaps",        // QEMU 7.2 translates a program anew that lies at another address than the last time
 	}, " ")
 }
 

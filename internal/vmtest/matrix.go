@@ -18,7 +18,7 @@ func Kernels(t testing.TB) []Kernel {
 	want := os.Getenv("GUESTS")
 	switch {
 	case testing.Short():
-		t.Skip("a guest takes half a minute: not with -short")
+		t.Skip("guests take seconds: not with -short")
 	case want == "":
 		t.Skip("guests run when asked for: set GUESTS=all, or GUESTS=6.1,7.3")
 	}
@@ -38,11 +38,16 @@ func Kernels(t testing.TB) []Kernel {
 }
 
 // EachKernel runs a test on each of Kernels, as a subtest with the kernel's
-// name.
+// name, beside other such tests.
 func EachKernel(t *testing.T, test func(t *testing.T, k Kernel)) {
 	t.Helper()
-	for _, k := range Kernels(t) {
-		t.Run(k.Name, func(t *testing.T) { test(t, k) })
+	kernels := Kernels(t)
+	t.Parallel()
+	for _, k := range kernels {
+		t.Run(k.Name, func(t *testing.T) {
+			t.Parallel()
+			test(t, k)
+		})
 	}
 }
 

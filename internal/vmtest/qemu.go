@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -83,6 +84,12 @@ func (q *qemu) start(cmd *exec.Cmd) error {
 		close(q.exited)
 	}()
 	return <-started
+}
+
+// crashed reports whether QEMU, which has ended, was ended by a signal.
+func (q *qemu) crashed() bool {
+	status, ok := q.end.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled()
 }
 
 // kill ends QEMU at once.

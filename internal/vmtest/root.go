@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,11 +15,8 @@ import (
 )
 
 const (
-	// rootPortDevice is the device number on bus 0 of the root port, in no bay,
-	// with a package guest's root drive.
-	rootPortDevice = 3
-	rootSlot       = MaxBays + 1
-	rootCmdline    = "root=LABEL=root ro"
+	rootSlot    = MaxBays + 1
+	rootCmdline = "root=LABEL=root ro"
 	// noLogin spares a guest in which no person is the login on its console.
 	noLogin = "systemd.getty_auto=no"
 )
@@ -34,24 +30,26 @@ func (g *Guest) RootAddress(ctx context.Context) (string, error) {
 	return g.below(ctx, RootPortAddress())
 }
 
-// makeRoot copies the system for this guest alone, and puts the agent and the
-// test's files into it.
+// makeRoot copies the system for this guest alone, and puts the agent into it.
 func (g *Guest) makeRoot(ctx context.Context) error {
-	if len(g.cfg.Programs) > 0 {
-		return errors.New("a package guest takes no programs of this machine")
-	}
 	agent, err := buildAgent()
 	if err != nil {
 		return err
 	}
 	root := filepath.Join(g.dir, rootFile)
-	out, err := exec.CommandContext(ctx, "cp", "--sparse=always", "--reflink=auto", g.cfg.System.Image, root).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("copy the system %s: %w: %s", g.cfg.System.Image, err, out)
+	if err := copyImage(ctx, g.cfg.System.Image, root); err != nil {
+		return fmt.Errorf("copy the system: %w", err)
 	}
-	files := map[string]string{system.Agent: agent}
-	maps.Copy(files, g.cfg.Files)
-	return ext4.Write(ctx, root, files)
+	return ext4.Write(ctx, root, map[string]string{system.Agent: agent})
+}
+
+// copyImage copies a sparse file.
+func copyImage(ctx context.Context, from, to string) error {
+	out, err := exec.CommandContext(ctx, "cp", "--sparse=always", "--reflink=auto", from, to).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("cp %s: %w: %s", from, err, out)
+	}
+	return nil
 }
 
 // loadFromRoot is what a boot loader does: it takes the kernel and the
@@ -113,11 +111,8 @@ func (g *Guest) Reboot(ctx context.Context, words ...string) error {
 	}
 	g.hangUp()
 	g.processes = nil
-	if err := g.launch(ctx, words...); err != nil {
+	if err := g.boot(ctx, words...); err != nil {
 		return fmt.Errorf("reboot: %w", err)
-	}
-	if err := g.greet(ctx); err != nil {
-		return fmt.Errorf("reboot: %w", g.bootFailure(err))
 	}
 	return nil
 }

@@ -10,9 +10,10 @@ import (
 	"vfio-hotplug/internal/vmtest/cache"
 )
 
-// turns is how many guests of this user may run at a time: each has two
-// processors.
-func turns() int { return max(1, runtime.NumCPU()/2) }
+// turns is how many guests of this user may run at a time. Each has two
+// processors, and waits for half of the time: for a slot, for udev, for a
+// deadline that must pass.
+func turns() int { return runtime.NumCPU() }
 
 // takeTurn waits until one more guest may run on this machine, whichever
 // process its neighbours belong to. Closing the file ends the turn.

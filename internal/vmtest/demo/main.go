@@ -80,7 +80,7 @@ func boot(ctx context.Context, out io.Writer, k vmtest.Kernel, dir string) (*vmt
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(out, "Booting a guest with Linux %s, an IOMMU and %d empty NVMe bays ...\n", k, vmtest.DefaultBays)
+	fmt.Fprintf(out, "Starting a guest with Linux %s, an IOMMU and %d empty NVMe bays ...\n", k, vmtest.DefaultBays)
 	guest, err := vmtest.Start(ctx, vmtest.Config{
 		Kernel:  k,
 		Modules: []string{"pci-stub", "vfio-pci", "vfio_iommu_type1", "nvme"},
@@ -89,7 +89,8 @@ func boot(ctx context.Context, out io.Writer, k vmtest.Kernel, dir string) (*vmt
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(out, "It is up after %.1f s; nvme is loaded.", guest.BootTime().Seconds())
+	took, _ := guest.StartTime()
+	fmt.Fprintf(out, "It is up after %.1f s; nvme is loaded.", took.Seconds())
 	if !vmtest.KVM(k) {
 		fmt.Fprint(out, " Its processor is emulated, so all takes many times as long as on a real one.")
 	}

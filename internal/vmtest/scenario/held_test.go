@@ -27,7 +27,7 @@ func TestGuestHeld(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h := boot(t, vmtest.Config{Kernel: k, Bays: 3, Modules: modules(), Files: map[string]string{"/usr/bin/holder": holder}}, everyNVMe)
+		h := boot(t, vmtest.Config{Kernel: k, Modules: modules(), Files: map[string]string{"/usr/bin/holder": holder}}, everyNVMe)
 		h.startWatched()
 		h.Plug(held, vmtest.Device{})
 		h.Plug(other, vmtest.Device{})

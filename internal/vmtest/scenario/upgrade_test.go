@@ -91,6 +91,7 @@ func (h *house) read(address string) *vmtest.LabProcess {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			h.t.Fatal(err)
 		}
+		h.Account(vmtest.Entry{What: vmtest.EmulatorFault, Fault: "a read through vfio gets no interrupt"})
 		reader.Signal(syscall.SIGKILL)
 		reader.Wait()
 	}

@@ -20,6 +20,22 @@ const Service = "Agent"
 // Nothing is the argument or the result of a method that has none.
 type Nothing struct{}
 
+// MailboxAddress is the PCI address of the card with an archive of files for the
+// guest in its second memory region.
+const MailboxAddress = "0000:00:02.0"
+
+// Unpack asks for the archive in the mailbox to be put into the root file
+// system.
+type Unpack struct {
+	Size int // of the archive in bytes
+}
+
+// Resume is for a guest that was restored.
+type Resume struct {
+	Time time.Time
+	Seed []byte // for its random numbers
+}
+
 // An Outcome tells whether a system call went well, errno included.
 type Outcome struct {
 	Op    string        `json:",omitempty"`
