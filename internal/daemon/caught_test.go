@@ -137,15 +137,16 @@ func TestCaughtDuringARestart(t *testing.T) {
 }
 
 // TestKilledAtAnyTimeUnderAGuard freezes the daemon for good at every single
-// operation after a plug, which is a kill as the kernel sees it. The next one
-// ends where it would have.
+// operation after a plug, or at every n-th (see everyNth), which is a kill as the
+// kernel sees it. The next one ends where it would have.
 func TestKilledAtAnyTimeUnderAGuard(t *testing.T) {
 	for _, g := range guards {
 		t.Run(g.name, func(t *testing.T) {
+			t.Parallel()
 			for _, bay := range []int{1, 4} {
 				killed := true
 				n := 0
-				for n = 1; killed && !t.Failed(); n++ {
+				for n = 1; killed && !t.Failed(); n += everyNth {
 					synctest.Test(t, func(t *testing.T) {
 						h := guarded(t, g.options, g.policy)
 						h.start()

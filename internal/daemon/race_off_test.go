@@ -1,0 +1,6 @@
+//go:build !race
+
+package daemon_test
+
+// everyNth: every operation is tried.
+const everyNth = 1
