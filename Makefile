@@ -14,14 +14,14 @@ FUZZED ?= ./...
 # How often make proof runs each scenario, and which: a regular expression.
 ROUNDS ?= 10
 RUN ?= .
-# Where tests boot guests: see internal/vmtest.
-GUEST_PACKAGES = ./internal/vmtest/... ./internal/sysfstest
+# The kernel that make test-quick has guests with.
+KERNEL ?= newest
 
 GO_BUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
 GO_TOOL  = go tool -modfile=tools/go.mod
 SUDO     = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help build test demo proof lint package package-lint package-rpm package-twice bench fuzz clean
+.PHONY: help build test test-quick demo proof lint package package-lint package-rpm package-twice bench fuzz clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s%s\n", $$1, $$2 }' Makefile
@@ -29,11 +29,14 @@ help: ## Show this list
 build: ## Build bin/vfio-hotplug, one static program
 	$(GO_BUILD) -o bin/vfio-hotplug ./cmd/vfio-hotplug
 
-test: need-gcc ## Run unit, race, contract and guest tests; fetches QEMU, kernels and Debian
+test: need-gcc ## Run unit, race, contract and guest tests, the package in Debian 12 and 13; fetches QEMU, kernels and Debian
 	go run ./internal/vmtest/vmsetup -systems
 	go vet ./...
-	go test -race -timeout 30m ./...
-	GUESTS=all $(GO_TOOL) gotestsum --format standard-verbose -- -count=1 -p 1 -timeout 75m $(GUEST_PACKAGES)
+	go run ./internal/vmtest/suite
+
+test-quick: need-gcc ## Run unit and race tests, and guest tests on one KERNEL without the package: what one runs while working
+	go run ./internal/vmtest/vmsetup $(KERNEL)
+	go run ./internal/vmtest/suite -guests $(KERNEL) -quick
 
 demo: ## Boot a guest, plug drives into it and watch them come up
 	go run ./internal/vmtest/vmsetup newest
