@@ -126,10 +126,13 @@ func (l *guestLab) Hold(a pci.Address) (func(), error) {
 		node.Close()
 		return nil, err
 	}
+	// The group first. While the device is being unplugged, Linux 6.1 takes the
+	// group from a container that is closed in the same moment: a NULL pointer in
+	// vfio_iommu_type1_notify.
 	return func() {
 		unix.Close(device)
-		container.Close()
 		node.Close()
+		container.Close()
 	}, nil
 }
 
