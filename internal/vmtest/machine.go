@@ -71,6 +71,8 @@ func (c Config) accelerator() []string {
 	return []string{"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"}
 }
 
+// cmdline gives the kernel's command line. A kernel that meets a fault of its own
+// panics, and so ends QEMU at once: what goes on then proves nothing.
 func (c Config) cmdline(extra string) string {
 	iommu := "intel_iommu=on"
 	if c.NoIOMMU {
@@ -80,7 +82,7 @@ func (c Config) cmdline(extra string) string {
 	if c.System != nil {
 		root = rootCmdline
 	}
-	return strings.Join(strings.Fields("console=ttyS0 panic=-1 "+c.emulated()+" "+iommu+" "+root+" "+c.Cmdline+" "+extra), " ")
+	return strings.Join(strings.Fields("console=ttyS0 panic=-1 oops=panic "+c.emulated()+" "+iommu+" "+root+" "+c.Cmdline+" "+extra), " ")
 }
 
 // emulated is what the kernel has to know on a processor that QEMU emulates,
