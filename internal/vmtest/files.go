@@ -52,6 +52,18 @@ func (g *Guest) write(ctx context.Context, ask wire.Write) error {
 	return failure(reply)
 }
 
+// Exchange sends a message to whoever listens at a unix socket of the guest, and
+// gives the answer up to and with the byte end. Where nobody listens the error is
+// syscall.ENOENT or syscall.ECONNREFUSED. It costs the guest no process.
+func (g *Guest) Exchange(ctx context.Context, socket string, message []byte, end byte) ([]byte, error) {
+	var reply wire.Contents
+	ask := wire.Exchange{Socket: socket, Message: message, End: end, Timeout: patience}
+	if err := g.call(ctx, "Exchange", ask, &reply); err != nil {
+		return nil, err
+	}
+	return reply.Data, failure(reply.Outcome)
+}
+
 // Stat describes a file of the guest, and where it points if it is a link.
 func (g *Guest) Stat(ctx context.Context, path string) (wire.Info, error) {
 	var reply wire.Info

@@ -3,8 +3,10 @@
 package scenario
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -13,7 +15,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"vfio-hotplug/internal/control"
 	"vfio-hotplug/internal/guard"
@@ -147,9 +152,31 @@ func (h *house) taken(bay int, driver string) control.Device {
 	return d
 }
 
-// status asks the daemon for the guard and for the devices that the policy
-// names.
+// status asks for the guard and for the devices that the policy names: the
+// daemon through its socket, many times a second, or without one the program.
 func (h *house) status(ctx context.Context) (control.StatusReply, error) {
+	ask := []byte(`{"method":"` + control.MethodStatus + "\"}\x00")
+	said, err := h.Guest.Exchange(ctx, "/run/vfio-hotplug/socket", ask, 0)
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
+		return h.statusByProgram(ctx)
+	}
+	var answer struct {
+		Parameters control.StatusReply
+		Error      string
+	}
+	if err == nil {
+		err = json.Unmarshal(bytes.TrimSuffix(said, []byte{0}), &answer)
+	}
+	if err == nil && answer.Error != "" {
+		err = errors.New(answer.Error)
+	}
+	if err != nil {
+		return answer.Parameters, fmt.Errorf("ask the daemon: %w, in %q", err, said)
+	}
+	return answer.Parameters, nil
+}
+
+func (h *house) statusByProgram(ctx context.Context) (control.StatusReply, error) {
 	var reply control.StatusReply
 	f, err := h.Guest.Run(ctx, vmtest.Command{Argv: []string{program, "status", "--json"}})
 	if err != nil {
@@ -170,13 +197,26 @@ func (h *house) refused(words string, argv ...string) {
 	}
 }
 
-// done stops the daemon and checks that nobody wrote to what no rule names.
+// done stops the daemon, after status --json has said the same as the daemon's
+// socket, and checks that nobody wrote to what no rule names.
 func (h *house) done() {
 	h.t.Helper()
+	h.statusAgrees()
 	if f := h.daemon.Stop(); f.Code != 0 {
 		h.t.Errorf("the daemon ended with %d %s", f.Code, f.Signal)
 	}
 	h.checkWrites()
+}
+
+// statusAgrees waits until both ways to ask for the status say the same: what is
+// under way may change in between.
+func (h *house) statusAgrees() {
+	h.t.Helper()
+	h.WaitFor("status --json to say what the socket says", func(ctx context.Context) (bool, error) {
+		bySocket, err := h.status(ctx)
+		byProgram, programErr := h.statusByProgram(ctx)
+		return cmp.Equal(bySocket, byProgram), errors.Join(err, programErr)
+	})
 }
 
 // unplug takes out what a bay holds. It waits until nvme, if it has the drive,

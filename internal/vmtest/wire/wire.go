@@ -115,6 +115,14 @@ type Contents struct {
 	Data    []byte
 }
 
+// Exchange is a message to a unix socket, of which the answer ends with a byte.
+type Exchange struct {
+	Socket  string
+	Message []byte
+	End     byte
+	Timeout time.Duration
+}
+
 // Write is a write to a file, in one call.
 type Write struct {
 	Path    string
