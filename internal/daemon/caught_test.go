@@ -146,7 +146,7 @@ func TestKilledAtAnyTimeUnderAGuard(t *testing.T) {
 			for _, bay := range []int{1, 4} {
 				killed := true
 				n := 0
-				for n = 1; killed && !t.Failed(); n += everyNth {
+				for n = 1 + firstPlace(); killed && !t.Failed(); n += everyNth {
 					synctest.Test(t, func(t *testing.T) {
 						h := guarded(t, g.options, g.policy)
 						h.start()

@@ -2,5 +2,7 @@
 
 package daemon_test
 
-// everyNth: every operation is tried.
+// everyNth and firstPlace: every operation is tried.
 const everyNth = 1
+
+func firstPlace() int { return 0 }

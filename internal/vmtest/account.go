@@ -23,6 +23,7 @@ const (
 	Booted        = "booted"         // a guest was booted
 	Restored      = "restored"       // a guest was restored
 	Saved         = "saved"          // a guest was booted to be restored many times
+	ThrownAway    = "thrown away"    // a snapshot was damaged
 	EmulatorFault = "emulator fault" // something failed by a fault of QEMU's emulation, and was tried again
 )
 
@@ -41,7 +42,7 @@ func account(path string, e Entry) {
 		err = appendLine(path, line)
 	}
 	if err != nil {
-		say("nobody will read in %s that a guest was %s: %v", path, e.What, err)
+		warn("nobody will read in %s that a guest was %s: %v", path, e.What, err)
 	}
 }
 

@@ -1,6 +1,8 @@
 package vmtest
 
 import (
+	"time"
+
 	"vfio-hotplug/internal/vmtest/kernel"
 	"vfio-hotplug/internal/vmtest/system"
 )
@@ -34,11 +36,11 @@ const DefaultBays = 12
 // MaxBays is how many root ports fit beside what else is on the root bus.
 const MaxBays = 27
 
-// A Config says what guest to have. Its zero value but for Kernel is a guest
+// A Config says what guest to start. Its zero value but for Kernel is a guest
 // with an IOMMU and twelve empty bays with native hot-plug.
 //
-// A guest is not booted but restored from a Snapshot, where that can be: see
-// Boot.
+// A guest is restored as it was when it had booted with empty bays, where QEMU
+// emulates its processor; else it is booted.
 //
 // With a System it is a package guest: it runs from a copy of it on an NVMe
 // drive, which sits in no bay, with the kernel and the initramfs that are
@@ -47,15 +49,12 @@ type Config struct {
 	Kernel   Kernel
 	System   *System
 	SATARoot bool // the System is on a SATA disk instead: nvme need not be in its initramfs
-	// Boot is for a test about booting: the guest is booted, with Devices in
-	// their bays. Else it is restored as it was when it had booted with empty bays,
-	// and Devices are plugged in before Modules are loaded.
-	Boot     bool
+	Boot     bool // for a test about booting: it is booted, with Devices in their bays
 	Hotplug  Hotplug
 	NoIOMMU  bool              // the kernel does not use the IOMMU
 	Bays     int               // 0 is DefaultBays
 	Modules  []string          // loaded in this order, with what they need; "name key=value" gives a parameter
-	Devices  map[int]Device    // there before a module is loaded
+	Devices  map[int]Device    // plugged in before a module is loaded
 	Files    map[string]string // copied into the guest, before a module is loaded: path there, path here
 	Programs []string          // programs of this machine to have in the guest, with their libraries, such as "mdadm"
 	Cmdline  string            // more for the kernel's command line
@@ -98,11 +97,30 @@ func (d Device) size() int64 {
 	return d.Size
 }
 
+// cold reports whether Devices are in their bays when the guest boots.
+func (c Config) cold() bool { return c.Boot || len(c.Args) > 0 }
+
 // boots reports whether a guest is booted, not restored. QEMU does not save a guest
 // that has an emulated NVMe drive. With KVM a kernel boots in the time that a
 // restore takes.
 func (c Config) boots() bool {
-	return c.Boot || len(c.Args) > 0 || c.System != nil && !c.SATARoot || KVM(c.Kernel)
+	return c.cold() || c.System != nil && !c.SATARoot || KVM(c.Kernel)
+}
+
+// bootDeadline is for a boot, and for what is brought in after it.
+func (c Config) bootDeadline() time.Duration {
+	if c.System != nil {
+		return packageBootDeadline
+	}
+	return bootDeadline
+}
+
+// testWords are on the kernel's command line when no person is there.
+func (c Config) testWords() string {
+	if c.System != nil {
+		return noLogin
+	}
+	return ""
 }
 
 func (c Config) bays() int {

@@ -2,9 +2,9 @@
 // into which tests plug drives while they run.
 //
 // A guest has an initramfs of busybox, the kernel's modules and an agent. What the
-// test brings comes in later, through a mailbox. So guests with the same kernel and
-// machine are booted once and saved; a test restores that snapshot, which takes a
-// second or two, where QEMU emulates the processor. The agent is the witness: it listens to the kernel's uevents
+// test brings comes in later, through a mailbox. So, where QEMU emulates the
+// processor, guests with the same kernel and machine are booted once and saved. A
+// test restores that snapshot, which takes a second or two. The agent is the witness: it listens to the kernel's uevents
 // and traces every write below /sys, with code of its own. Guests need QEMU and
 // kernels, which
 //
@@ -15,7 +15,8 @@
 // installed by apt, and a reboot boots what update-initramfs has made. The agent
 // is a service in it, before anything that touches a device, and all else is the
 // same. QEMU cannot save an NVMe drive, so a package guest is restored only where
-// its root is on a SATA disk. What such guests boot is made by
+// its root is on a SATA disk. It has one emulated processor, the others two. What
+// such guests boot is made by
 //
 //	go run ./internal/vmtest/vmsetup -systems
 //

@@ -17,7 +17,7 @@ var emulatorFaults = [...]string{
 // emulatorFault names the fault of the emulator by which a boot failed, "" for
 // none: then the kernel, or what it runs, is at fault.
 func (g *Guest) emulatorFault() string {
-	if g.qemu == nil {
+	if g.qemu == nil || KVM(g.cfg.Kernel) {
 		return ""
 	}
 	select {

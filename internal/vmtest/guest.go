@@ -31,6 +31,7 @@ type Guest struct {
 	qemu      *qemu // nil: it was never switched on
 	agent     *rpc.Client
 	log       *transcript
+	began     time.Time // of its boot or restore
 	restored  bool
 	saved     bool // it is to be saved
 	startTime time.Duration
@@ -59,17 +60,16 @@ func (p plugged) functions() []plugged {
 	return []plugged{*p.second, p}
 }
 
-// Start has a guest in the empty directory dir, which takes its console, logs and
-// images: restored where its Config allows that, else booted. It returns when
-// the agent answers, files and devices are there and Config.Modules are loaded. The
-// error of a boot has the end of the console.
+// Start starts a guest in the empty directory dir, which takes its console, logs
+// and images: it restores it where its Config allows that, else boots it. It
+// returns when the agent answers, files and devices are there and Config.Modules
+// are loaded. The error of a boot has the end of the console.
 func Start(ctx context.Context, cfg Config, dir string) (*Guest, error) {
 	return start(ctx, cfg, dir, false)
 }
 
-// start is Start, or has a guest to be saved, with nothing brought in.
+// start is Start, or starts a guest to be saved, with nothing brought in.
 func start(ctx context.Context, cfg Config, dir string, toSave bool) (*Guest, error) {
-	began := time.Now()
 	log, err := newTranscript(filepath.Join(dir, "agent.log"))
 	if err != nil {
 		return nil, err
@@ -78,30 +78,35 @@ func start(ctx context.Context, cfg Config, dir string, toSave bool) (*Guest, er
 	if err := g.switchOn(ctx); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
-	g.startTime = time.Since(began)
+	g.startTime = time.Since(g.began)
 	g.Account(Entry{What: g.how(), Seconds: g.startTime.Seconds()})
 	if toSave {
 		return g, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, cfg.bootDeadline())
+	defer cancel()
 	if err := g.furnish(ctx); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
 }
 
-// switchOn has a machine whose agent answers.
+// switchOn starts the machine, and returns when its agent answers.
 func (g *Guest) switchOn(ctx context.Context) error {
-	if g.cfg.boots() {
+	g.began = time.Now()
+	if g.cfg.cold() {
 		if err := g.fill(); err != nil {
 			return err
 		}
+	}
+	if g.cfg.boots() {
 		return g.boot(ctx)
 	}
 	err := g.resume(ctx)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	say("no guest can be restored: %v; this one is booted", err)
+	warn("this guest is booted, since it cannot be restored: %v", err)
 	g.hangUp()
 	return g.boot(ctx)
 }
@@ -172,16 +177,16 @@ func (g *Guest) waitPresent(ctx context.Context, bay int) error {
 // emulator.
 const bootTries = 3
 
-// boot switches the guest on, with these words on the kernel's command line
-// besides those that it always has, and waits for the agent.
-func (g *Guest) boot(ctx context.Context, words ...string) error {
-	if g.cfg.System != nil && g.qemu == nil {
-		if err := g.makeRoot(ctx); err != nil {
-			return err
-		}
-	}
+// boot boots the guest for the first time. Nothing of the product is in it yet, so
+// a boot that fails by a fault of the emulator may be tried again.
+func (g *Guest) boot(ctx context.Context) error {
 	for try := 1; ; try++ {
-		err := g.bootOnce(ctx, words)
+		if g.cfg.System != nil {
+			if err := g.makeRoot(ctx); err != nil {
+				return err
+			}
+		}
+		err := g.bootOnce(ctx)
 		if err == nil {
 			return nil
 		}
@@ -190,7 +195,7 @@ func (g *Guest) boot(ctx context.Context, words ...string) error {
 			return err
 		}
 		g.Account(Entry{What: EmulatorFault, Fault: fault})
-		say("a fault of the emulator, at a boot of kernel %s: %s; try %d of %d", g.cfg.Kernel, fault, try+1, bootTries)
+		warn("%s, at a boot of kernel %s: %s; try %d of %d", EmulatorFault, g.cfg.Kernel, fault, try+1, bootTries)
 		g.hangUp()
 		if err := os.Rename(filepath.Join(g.dir, consoleFile), filepath.Join(g.dir, fmt.Sprintf("%s.%d", consoleFile, try))); err != nil {
 			return err
@@ -198,13 +203,16 @@ func (g *Guest) boot(ctx context.Context, words ...string) error {
 	}
 }
 
-func (g *Guest) bootOnce(ctx context.Context, words []string) error {
-	deadline := bootDeadline
-	if g.cfg.System != nil {
-		deadline = packageBootDeadline
-	}
-	ctx, cancel := context.WithTimeout(ctx, deadline)
+// bootOnce boots the guest, with these words on the kernel's command line besides
+// those that it always has, and waits for the agent.
+func (g *Guest) bootOnce(ctx context.Context, words ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, g.cfg.bootDeadline())
 	defer cancel()
+	if g.cfg.System != nil {
+		if err := g.loadFromRoot(ctx); err != nil {
+			return err
+		}
+	}
 	if err := g.launch(ctx, nil, words); err != nil {
 		return err
 	}
@@ -220,33 +228,41 @@ func (g *Guest) bootOnce(ctx context.Context, words []string) error {
 // launch starts QEMU, with more arguments than the machine's, and connects to
 // its monitor.
 func (g *Guest) launch(ctx context.Context, more, words []string) error {
-	image, initrd, err := g.bootFiles(ctx)
+	image, initrd, err := g.bootFiles()
 	if err != nil {
 		return err
 	}
-	forTest, forPerson := "", "vmtest.shell"
-	if g.cfg.System != nil {
-		forTest, forPerson = noLogin, ""
-	}
-	manual, err := g.arguments(image, initrd, wiring{console: "stdio,mux=on,signal=off", agent: "null", qmp: "null"}, append(words, forPerson))
-	if err != nil {
-		return err
-	}
-	if err := writeReproduce(g.dir, manual); err != nil {
-		return err
-	}
-	g.qemu, err = launch(g.dir, func(w wiring) ([]string, error) {
-		args, err := g.arguments(image, initrd, w, append(words, forTest))
+	q, err := launch(g.dir, func(w wiring) ([]string, error) {
+		args, err := g.arguments(image, initrd, w, append(words, g.cfg.testWords()))
 		return append(args, more...), err
 	})
 	if err != nil {
 		return err
 	}
+	g.qemu = q
 	g.QMP, err = qmp.New(ctx, g.qemu.qmp)
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, tail(filepath.Join(g.dir, qemuFile)))
 	}
 	return nil
+}
+
+// writeReproduce leaves a script that boots the same machine for a person, with
+// what is in its bays now.
+func (g *Guest) writeReproduce() error {
+	image, initrd, err := g.bootFiles()
+	if err != nil {
+		return err
+	}
+	shell := "vmtest.shell"
+	if g.cfg.System != nil {
+		shell = ""
+	}
+	args, err := g.arguments(image, initrd, wiring{console: "stdio,mux=on,signal=off", agent: "null", qmp: "null"}, []string{shell})
+	if err != nil {
+		return err
+	}
+	return writeReproduce(g.dir, args)
 }
 
 // arguments gives QEMU's arguments for the guest, with what is in its bays.
@@ -259,17 +275,15 @@ func (g *Guest) arguments(image, initrd string, w wiring, words []string) ([]str
 	return append(args, cold...), err
 }
 
-// bootFiles gives the kernel and the initramfs to boot.
-func (g *Guest) bootFiles(ctx context.Context) (image, initrd string, err error) {
+// bootFiles gives the kernel and the initramfs to boot; those of a System are in the
+// guest's directory.
+func (g *Guest) bootFiles() (image, initrd string, err error) {
 	cacheDir, err := cache.Dir()
 	if err != nil {
 		return "", "", err
 	}
 	k := g.cfg.Kernel
 	if g.cfg.System != nil {
-		if err := g.loadFromRoot(ctx); err != nil {
-			return "", "", err
-		}
 		k.Image, initrd = filepath.Join(g.dir, kernelFile), initrdFile
 	} else if initrd, err = g.cfg.initrd(cacheDir); err != nil {
 		return "", "", err
@@ -334,7 +348,7 @@ type stream struct {
 	io.WriteCloser
 }
 
-// Config is what the guest was booted with.
+// Config is what the guest was started with.
 func (g *Guest) Config() Config { return g.cfg }
 
 // Dir is the host's directory with the guest's console and logs.
@@ -389,15 +403,16 @@ func (g *Guest) hangUp() {
 	g.qemu.kill()
 	if g.agent != nil {
 		g.agent.Close()
-		g.agent = nil
 	}
 	g.qemu.agent.Close()
 	g.qemu.qmp.Close()
-	g.QMP = nil
 }
 
 // call asks the agent.
 func (g *Guest) call(ctx context.Context, method string, args, reply any) error {
+	if g.agent == nil {
+		return fmt.Errorf("guest: %s: it has never answered", method)
+	}
 	began := time.Now()
 	call := g.agent.Go(wire.Service+"."+method, args, reply, make(chan *rpc.Call, 1))
 	var err error

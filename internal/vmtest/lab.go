@@ -32,7 +32,7 @@ type Lab struct {
 	t testing.TB
 }
 
-// Boot boots a guest for a test, which ends with it. When the test has failed,
+// Boot starts a guest for a test (see Start), which ends with it. When the test has failed,
 // the guest's directory is kept and its path logged.
 func Boot(t testing.TB, cfg Config) *Lab {
 	t.Helper()

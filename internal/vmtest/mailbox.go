@@ -15,16 +15,14 @@ import (
 )
 
 // Files come into a running guest through a mailbox: a card on bus 0 whose
-// memory is a file of the host (QEMU's docs/system/devices/ivshmem.rst). The card has no driver.
-const (
-	mailboxFile = "mailbox"
-	mailboxSize = 64 << 20
-)
+// memory is a file of the host (QEMU's docs/system/devices/ivshmem.rst). The card
+// has no driver.
+const mailboxFile = "mailbox"
 
 // mailbox gives QEMU's arguments for the card.
 func mailbox() []string {
 	return []string{
-		"-object", fmt.Sprintf("memory-backend-file,id=mailbox,size=%d,mem-path=%s,share=on", mailboxSize, mailboxFile),
+		"-object", fmt.Sprintf("memory-backend-file,id=mailbox,size=%d,mem-path=%s,share=on", wire.MailboxSize, mailboxFile),
 		// The master's memory is saved with the guest.
 		"-device", fmt.Sprintf("ivshmem-plain,memdev=mailbox,bus=pcie.0,addr=%#x,master=on", mailboxDevice),
 	}
@@ -56,7 +54,7 @@ func (c Config) fillMailbox(path string) (int, error) {
 		return 0, err
 	}
 	defer box.Close()
-	out := &limited{to: box, left: mailboxSize}
+	out := &limited{to: box, left: wire.MailboxSize}
 	a := initramfs.New(out)
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(c.Files)) {
@@ -65,7 +63,7 @@ func (c Config) fillMailbox(path string) (int, error) {
 	for _, name := range c.Programs {
 		errs = append(errs, a.Program("/usr/bin/"+filepath.Base(name), kernel.Program(name)))
 	}
-	return mailboxSize - out.left, errors.Join(append(errs, a.Close(), box.Close())...)
+	return wire.MailboxSize - out.left, errors.Join(append(errs, a.Close(), box.Close())...)
 }
 
 // limited is a writer to a file that must not grow.
@@ -76,7 +74,7 @@ type limited struct {
 
 func (l *limited) Write(b []byte) (int, error) {
 	if len(b) > l.left {
-		return 0, fmt.Errorf("more than %d MiB", mailboxSize>>20)
+		return 0, fmt.Errorf("more than %d MiB", wire.MailboxSize>>20)
 	}
 	l.left -= len(b)
 	return l.to.Write(b)

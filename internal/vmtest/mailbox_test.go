@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"vfio-hotplug/internal/vmtest/initramfs"
+	"vfio-hotplug/internal/vmtest/wire"
 )
 
 func TestAMailboxHoldsTheFilesOfAConfig(t *testing.T) {
@@ -16,7 +17,7 @@ func TestAMailboxHoldsTheFilesOfAConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	// QEMU has made it by then.
-	if err := blank(box, mailboxSize); err != nil {
+	if err := blank(box, wire.MailboxSize); err != nil {
 		t.Fatal(err)
 	}
 	c := Config{Files: map[string]string{"/etc/file": file}, Programs: []string{"sh"}}
@@ -25,7 +26,7 @@ func TestAMailboxHoldsTheFilesOfAConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(box)
-	if err != nil || len(text) != mailboxSize {
+	if err != nil || len(text) != wire.MailboxSize {
 		t.Fatalf("the mailbox has %d bytes, %v", len(text), err)
 	}
 	root := t.TempDir()
@@ -44,7 +45,7 @@ func TestAMailboxRefusesMoreThanItHolds(t *testing.T) {
 	dir := t.TempDir()
 	box, large := filepath.Join(dir, mailboxFile), filepath.Join(dir, "large")
 	for _, name := range []string{box, large} {
-		if err := blank(name, mailboxSize); err != nil {
+		if err := blank(name, wire.MailboxSize); err != nil {
 			t.Fatal(err)
 		}
 	}

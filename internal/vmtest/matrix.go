@@ -2,6 +2,7 @@ package vmtest
 
 import (
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -10,11 +11,20 @@ import (
 	"vfio-hotplug/internal/vmtest/system"
 )
 
+// GuestTests matches the names of the tests that start guests, by which make test
+// finds them.
+const GuestTests = "^Test(Guest|ContractOfRealKernels)"
+
+var guestTest = regexp.MustCompile(GuestTests)
+
 // Kernels gives the kernels to test on: those that the environment variable
 // GUESTS names, "all" or such as "6.1,7.3" or "newest". The test is skipped when GUESTS is
 // not set, and with -short. A kernel that is asked for and not there is fatal.
 func Kernels(t testing.TB) []Kernel {
 	t.Helper()
+	if !guestTest.MatchString(t.Name()) {
+		t.Fatalf("the name of a test that starts guests has to match %s", GuestTests)
+	}
 	want := os.Getenv("GUESTS")
 	switch {
 	case testing.Short():

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -86,10 +87,11 @@ func (q *qemu) start(cmd *exec.Cmd) error {
 	return <-started
 }
 
-// crashed reports whether QEMU, which has ended, was ended by a signal.
+// crashed reports whether QEMU, which has ended, was ended by a fault of its own.
 func (q *qemu) crashed() bool {
 	status, ok := q.end.Sys().(syscall.WaitStatus)
-	return ok && status.Signaled()
+	own := []syscall.Signal{unix.SIGSEGV, unix.SIGABRT, unix.SIGBUS, unix.SIGILL, unix.SIGFPE}
+	return ok && status.Signaled() && slices.Contains(own, status.Signal())
 }
 
 // kill ends QEMU at once.

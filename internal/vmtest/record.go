@@ -11,10 +11,10 @@ import (
 	"strings"
 )
 
-// Record writes what the guest saw, uevents, writes below /sys and output of
+// Record writes a script that boots the same machine, and what the guest saw, uevents, writes below /sys and output of
 // programs, into its directory; of a package guest the journal, too.
 func (g *Guest) Record(ctx context.Context) error {
-	errs := []error{g.recordUevents(ctx), g.recordWrites(ctx)}
+	errs := []error{g.writeReproduce(), g.recordUevents(ctx), g.recordWrites(ctx)}
 	if g.cfg.System != nil {
 		errs = append(errs, g.recordJournal(ctx))
 	}

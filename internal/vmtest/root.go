@@ -111,7 +111,11 @@ func (g *Guest) Reboot(ctx context.Context, words ...string) error {
 	}
 	g.hangUp()
 	g.processes = nil
-	if err := g.boot(ctx, words...); err != nil {
+	err = g.bootOnce(ctx, words...)
+	if fault := g.emulatorFault(); err != nil && fault != "" {
+		err = fmt.Errorf("%s: %s: %w", EmulatorFault, fault, err)
+	}
+	if err != nil {
 		return fmt.Errorf("reboot: %w", err)
 	}
 	return nil

@@ -3,29 +3,36 @@ package vmtest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vfio-hotplug/internal/vmtest/cache"
+	"vfio-hotplug/internal/vmtest/wire"
 )
 
 // TestGuestSnapshots has a snapshot that was damaged, one that QEMU refuses, another
 // QEMU, and no room for a snapshot: each time there is a guest in the end, and it is
 // said what the laboratory did for that.
 func TestGuestSnapshots(t *testing.T) {
-	cfg := Config{Kernel: Kernels(t)[0], Bays: 1, Cmdline: "vmtest.snapshots"}
+	cfg := Config{Kernel: Kernels(t)[0], Bays: 1, Cmdline: "vmtest.snapshots=" + strconv.Itoa(os.Getpid())}
 	if cfg.boots() {
 		t.Skip("with KVM no guest is restored")
 	}
-	first := startSaying(t, cfg, Restored, "")
-	state := filepath.Join(first.dir, stateFile)
-	startSaying(t, cfg, Restored, "")
+	const anew = "thrown away and made anew"
+	dir := startWarning(t, cfg, Restored, "")
+	state, sums := filepath.Join(dir, stateFile), filepath.Join(dir, sumsFile)
+	startWarning(t, cfg, Restored, "")
 
 	text, err := os.ReadFile(state)
 	if err != nil {
@@ -35,53 +42,69 @@ func TestGuestSnapshots(t *testing.T) {
 	if err := os.WriteFile(state, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	startSaying(t, cfg, Restored, "thrown away and made anew")
+	startWarning(t, cfg, Restored, anew)
 
 	// Whole, and nothing that QEMU can read.
 	if err := os.WriteFile(state, []byte("nothing"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	sum, err := sumOf(state)
+	valid, err := cfg.sums(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(first.dir, sumFile), sum, 0o600); err != nil {
+	if err := os.WriteFile(sums, valid, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	startSaying(t, cfg, Restored, "thrown away and made anew")
+	startWarning(t, cfg, Restored, anew)
 
-	other := t.TempDir()
+	// Damaged, and somebody else has it: it is left to him.
+	if err := os.WriteFile(sums, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	other, err := cache.Share(dir + ".lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	startWarning(t, cfg, Booted, "this guest is booted")
+	other.Close()
+
+	programs := t.TempDir()
 	real, err := exec.LookPath(qemuProgram)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(other, qemuProgram), []byte("#!/bin/sh\nexec "+quote(real)+" \"$@\"\n"), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(programs, qemuProgram), []byte("#!/bin/sh\nexec "+quote(real)+" \"$@\"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("PATH", other+":"+os.Getenv("PATH"))
-	if s := startSaying(t, cfg, Restored, ""); s == first {
+	t.Setenv("PATH", programs+":"+os.Getenv("PATH"))
+	if now := startWarning(t, cfg, Restored, ""); now == dir {
 		t.Error("another QEMU has restored what the first has saved")
 	}
 
 	// A limit of what a process may write to one file, large enough for all but
 	// the snapshot, stands for a disk that is full.
+	signal.Ignore(unix.SIGXFSZ)
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: mailboxSize, Max: limit.Max}); err != nil {
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: wire.MailboxSize, Max: limit.Max}); err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_FSIZE, &limit)
 	cfg.Cmdline += ".full"
-	if s := startSaying(t, cfg, Booted, "this one is booted"); exists(s.dir) || exists(s.dir+".unfinished") {
-		t.Errorf("a snapshot that was not written is left in %s", s.dir)
+	dir = startWarning(t, cfg, Booted, "file too large")
+	for _, left := range []string{dir, dir + ".unfinished"} {
+		if _, err := os.Lstat(left); err == nil {
+			t.Errorf("a snapshot that was not written is left in %s", left)
+		}
 	}
 }
 
-// startSaying starts a guest and checks how, what the laboratory says meanwhile, and
-// that it works. It gives the place of its snapshot.
-func startSaying(t *testing.T, cfg Config, how, words string) snapshot {
+// startWarning starts a guest and checks how it was started, of what the laboratory
+// warns meanwhile, and that the guest works. It gives the place of its snapshot,
+// which goes with the test.
+func startWarning(t *testing.T, cfg Config, how, words string) (dir string) {
 	t.Helper()
 	said := stderrOf(t, func() {
 		t.Run(how+" "+words, func(t *testing.T) {
@@ -93,14 +116,17 @@ func startSaying(t *testing.T, cfg Config, how, words string) snapshot {
 			l.WaitUevent(0, Match{Action: "add", Subsystem: "pci", Devpath: l.Address(0)})
 		})
 	})
+	// That a boot is tried again is another matter.
+	said = regexp.MustCompile("(?m)^.*"+EmulatorFault+".*\n").ReplaceAllString(said, "")
 	if !strings.Contains(said, words) || words == "" && said != "" {
 		t.Errorf("the laboratory says %q, want %q", said, words)
 	}
-	place, err := (&Guest{cfg: cfg}).snapshotPlace(context.Background())
+	dir, err := (&Guest{cfg: cfg}).snapshotDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return place
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // stderrOf gives what this process writes to its standard error meanwhile.
@@ -123,13 +149,8 @@ func stderrOf(t *testing.T, do func()) string {
 	return said.String()
 }
 
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
-}
-
 // TestGuestOfASystemIsRestored restores a whole Debian, from a SATA disk, twice:
-// each has its own disk, files and random numbers, and the time of day.
+// each has its own disk and files, and the time of day that it is told.
 func TestGuestOfASystemIsRestored(t *testing.T) {
 	k := Kernels(t)[0]
 	t.Parallel()
@@ -146,7 +167,6 @@ func TestGuestOfASystemIsRestored(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.Files = map[string]string{"/srv/file": file}
-	seen := map[string]bool{}
 	restored := func(t *testing.T) {
 		l := Boot(t, cfg)
 		if took, how := l.StartTime(); how != Restored {
@@ -159,11 +179,13 @@ func TestGuestOfASystemIsRestored(t *testing.T) {
 			t.Error("this guest has the disk of the one before")
 		}
 		l.Do("sh", "-c", "echo >/var/own && sync")
-		seconds, err := strconv.ParseInt(strings.TrimSpace(l.Do("date", "+%s")), 10, 64)
-		if off := time.Since(time.Unix(seconds, 0)).Abs(); err != nil || off > time.Minute {
-			t.Errorf("the guest's clock is %v off, %v", off, err)
-		}
-		seen[l.ReadFile("/proc/sys/kernel/random/uuid")] = true
+		l.wantTime(time.Now())
+		tomorrow := time.Now().Add(24 * time.Hour)
+		l.do(func(ctx context.Context) error {
+			var reply wire.Outcome
+			return errors.Join(l.call(ctx, "Resume", wire.Resume{Time: tomorrow, Seed: []byte("seed")}, &reply), failure(reply))
+		})
+		l.wantTime(tomorrow)
 		if state := l.Do("systemctl", "is-system-running"); state != "running\n" {
 			t.Errorf("the system is %s", state)
 		}
@@ -172,7 +194,21 @@ func TestGuestOfASystemIsRestored(t *testing.T) {
 	}
 	t.Run("first", restored)
 	t.Run("second", restored)
-	if len(seen) != 2 {
-		t.Error("two guests have the same random numbers")
+}
+
+// wantTime checks the guest's time of day.
+func (l *Lab) wantTime(want time.Time) {
+	l.t.Helper()
+	seconds, err := strconv.ParseInt(strings.TrimSpace(l.Do("date", "+%s")), 10, 64)
+	if off := time.Unix(seconds, 0).Sub(want).Abs(); err != nil || off > 10*time.Minute {
+		l.t.Errorf("the guest's clock is %v off, %v", off, err)
+	}
+}
+
+// TestABootThatFailsIsAnError asks a guest that has never answered.
+func TestABootThatFailsIsAnError(t *testing.T) {
+	g := &Guest{}
+	if err := g.WriteFile(t.Context(), "/dev/null", ""); err == nil || !strings.Contains(err.Error(), "never answered") {
+		t.Errorf("error %v, want that it has never answered", err)
 	}
 }

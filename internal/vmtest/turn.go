@@ -7,13 +7,22 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"golang.org/x/sys/unix"
+
 	"vfio-hotplug/internal/vmtest/cache"
 )
 
-// turns is how many guests of this user may run at a time. Each has two
-// processors, and waits for half of the time: for a slot, for udev, for a
-// deadline that must pass.
-func turns() int { return runtime.NumCPU() }
+// turns is how many guests of this user may run at a time: as many as there are
+// processors, since a guest waits for half of its time, and as have room in half
+// of the memory.
+func turns() int {
+	var memory unix.Sysinfo_t
+	if err := unix.Sysinfo(&memory); err != nil {
+		return 1
+	}
+	room := memory.Totalram * uint64(memory.Unit) / 2 >> 30 // a gigabyte each
+	return max(1, min(runtime.NumCPU(), int(room)))
+}
 
 // takeTurn waits until one more guest may run on this machine, whichever
 // process its neighbours belong to. Closing the file ends the turn.
@@ -31,27 +40,31 @@ func takeTurn(ctx context.Context) (*os.File, error) {
 			return turn, nil
 		}
 	}
-	return waitTurn(ctx, turnFile(dir, os.Getpid()%turns()))
+	return waitTurn(ctx, dir)
 }
 
 func turnFile(dir string, n int) string { return filepath.Join(dir, fmt.Sprintf("%d.lock", n)) }
 
-// waitTurn waits in a goroutine that may outlive ctx: flock(2) knows no
-// deadline.
-func waitTurn(ctx context.Context, path string) (*os.File, error) {
+// waitTurn waits for whichever turn ends first, in goroutines that outlive it:
+// flock(2) knows no deadline. A turn that comes too late is ended at once.
+func waitTurn(ctx context.Context, dir string) (*os.File, error) {
 	type result struct {
 		turn *os.File
 		err  error
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	got := make(chan result)
-	go func() {
-		turn, err := cache.Lock(path)
-		select {
-		case got <- result{turn, err}:
-		case <-ctx.Done():
-			turn.Close()
-		}
-	}()
+	for n := range turns() {
+		go func() {
+			turn, err := cache.Lock(turnFile(dir, n))
+			select {
+			case got <- result{turn, err}:
+			case <-ctx.Done():
+				turn.Close()
+			}
+		}()
+	}
 	select {
 	case r := <-got:
 		return r.turn, r.err

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"vfio-hotplug/internal/vmtest/wire"
 )
 
 var mounts = [...]struct{ kind, dir, options string }{
@@ -35,6 +37,9 @@ func initialise() error {
 	os.Setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
 	os.Setenv("HOME", "/root")
 	if wantsShell() {
+		if err := unpack(wire.MailboxSize); err != nil {
+			fmt.Fprintf(os.Stderr, "agent: the files that the test brought are missing: %v\n", err)
+		}
 		return reap(exec.Command("/bin/sh"))
 	}
 	return reap(exec.Command("/usr/bin/agent"))

@@ -53,7 +53,7 @@ func resume(ask wire.Resume) error {
 	// What was written counts only when the generator is seeded anew (random(4)).
 	const reseed = 0x5207 // RNDRESEEDCRNG
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, random.Fd(), reseed, 0)
-	if errno != 0 {
+	if errno != 0 && errno != unix.ENODATA { // not seeded yet: it has given none
 		return &os.PathError{Op: "RNDRESEEDCRNG", Path: random.Name(), Err: errno}
 	}
 	return nil

@@ -1,5 +1,5 @@
-// Package cache keeps what is slow to make: unpacked kernels and pieces of
-// initramfs, in the user's cache directory. Several processes may use it at
+// Package cache keeps what is slow to make: unpacked kernels, pieces of initramfs
+// and guests that have booted, in the user's cache directory. Several processes may use it at
 // once.
 package cache
 
@@ -71,6 +71,10 @@ func Lock(path string) (*os.File, error) { return lock(path, unix.LOCK_EX) }
 // TryLock is Lock without waiting: the error is unix.EWOULDBLOCK when somebody
 // else holds the lock.
 func TryLock(path string) (*os.File, error) { return lock(path, unix.LOCK_EX|unix.LOCK_NB) }
+
+// Share waits for a shared lock on the file path: others may share it, nobody has
+// it for himself until the file is closed.
+func Share(path string) (*os.File, error) { return lock(path, unix.LOCK_SH) }
 
 func lock(path string, how int) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)

@@ -10,7 +10,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // An Error is QEMU's refusal of a command.
@@ -71,6 +74,23 @@ func (c *Conn) Closed() <-chan struct{} { return c.closed }
 // Execute runs a command. args is what the command takes, nil for nothing;
 // result, unless nil, is filled with what it returns. A refusal is an *Error.
 func (c *Conn) Execute(ctx context.Context, command string, args, result any) error {
+	return c.execute(ctx, command, args, result, c.conn.Write)
+}
+
+// GiveFile gives QEMU a copy of a file, under a name for other commands (getfd in
+// QEMU's QMP reference). The monitor has to be on a unix socket.
+func (c *Conn) GiveFile(ctx context.Context, name string, file *os.File) error {
+	socket, ok := c.conn.(*net.UnixConn)
+	if !ok {
+		return fmt.Errorf("qmp getfd: the monitor is on no unix socket but a %T", c.conn)
+	}
+	return c.execute(ctx, "getfd", map[string]any{"fdname": name}, nil, func(request []byte) (int, error) {
+		n, _, err := socket.WriteMsgUnix(request, unix.UnixRights(int(file.Fd())), nil)
+		return n, err
+	})
+}
+
+func (c *Conn) execute(ctx context.Context, command string, args, result any, write func([]byte) (int, error)) error {
 	id, reply := c.register()
 	defer c.forget(id)
 	request, err := json.Marshal(struct {
@@ -81,7 +101,7 @@ func (c *Conn) Execute(ctx context.Context, command string, args, result any) er
 	if err != nil {
 		return fmt.Errorf("qmp %s: %w", command, err)
 	}
-	if _, err := c.conn.Write(append(request, '\n')); err != nil {
+	if _, err := write(append(request, '\n')); err != nil {
 		return fmt.Errorf("qmp %s: %w", command, err)
 	}
 	select {

@@ -29,6 +29,10 @@ func main() {
 	guests := flag.String("guests", "all", "kernels to run guests with, such as 6.1,newest")
 	quick := flag.Bool("quick", false, "leave out what takes a whole Debian")
 	flag.Parse()
+	if *guests == "" {
+		fmt.Fprintln(os.Stderr, "suite: -guests needs kernels, such as 6.1,newest, or all")
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Stdout, stages(*guests, *quick)); err != nil {
@@ -62,7 +66,7 @@ func stages(guests string, quick bool) []stage {
 			args: slices.Concat(inGuests, []string{"-run=" + systems, "./internal/vmtest/scenario", "./internal/vmtest"})})
 	}
 	return append(all, stage{name: "guests", format: "standard-verbose", kernel: guests,
-		args: slices.Concat(inGuests, []string{"-run=^Test(Guest|ContractOfRealKernels)", "-skip=" + systems,
+		args: slices.Concat(inGuests, []string{"-run=" + vmtest.GuestTests, "-skip=" + systems,
 			"./internal/vmtest/scenario", "./internal/vmtest", "./internal/sysfstest"})})
 }
 
@@ -76,38 +80,42 @@ func run(ctx context.Context, out io.Writer, stages []stage) error {
 	memory, forget := inMemory()
 	defer forget()
 	account := filepath.Join(dir, "account")
-	var times []took
+	var all []stageResult
 	var failed []error
-	var tests results
 	for _, s := range stages {
 		if ctx.Err() != nil {
 			break
 		}
-		env := memory
-		if s.kernel != "" {
-			env = []string{"GUESTS=" + s.kernel, vmtest.AccountVar + "=" + account}
+		env := []string{"GUESTS=" + s.kernel, vmtest.AccountVar + "=" + account}
+		if s.kernel == "" {
+			env = append(env, memory...)
 		}
 		events := filepath.Join(dir, s.name)
 		began := time.Now()
-		if err := s.run(ctx, out, events, env); err != nil {
+		err := s.run(ctx, out, events, env)
+		took := time.Since(began)
+		r, readErr := readResults(events)
+		if err := errors.Join(err, readErr); err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", s.name, err))
 		}
-		times = append(times, took{s.name, time.Since(began)})
-		if err := tests.read(events); err != nil {
-			failed = append(failed, err)
-		}
+		all = append(all, stageResult{s.name, took, r})
 	}
 	entries, err := readAccount(account)
 	failed = append(failed, err)
-	report(out, times, tests, entries)
+	report(out, all, entries)
 	return errors.Join(append(failed, ctx.Err())...)
 }
 
 // inMemory gives the environment for tests that make thousands of small files: a
-// directory for these in memory, where this machine has one, which halves their
-// time. forget removes it.
+// directory for these in memory, where this machine has one with room in which
+// programs may run. That halves their time. forget removes it.
 func inMemory() (env []string, forget func()) {
-	dir, err := os.MkdirTemp("/dev/shm", "vmtest-suite-")
+	const shm, room = "/dev/shm", 1 << 30
+	var fs unix.Statfs_t
+	if err := unix.Statfs(shm, &fs); err != nil || fs.Flags&unix.ST_NOEXEC != 0 || fs.Bavail*uint64(fs.Bsize) < room {
+		return nil, func() {}
+	}
+	dir, err := os.MkdirTemp(shm, "vmtest-suite-")
 	if err != nil {
 		return nil, func() {}
 	}
@@ -120,7 +128,9 @@ func (s stage) run(ctx context.Context, out io.Writer, events string, env []stri
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = out, os.Stderr
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	// go test does not tell its tests to end: all of them are told.
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGTERM) }
 	cmd.WaitDelay = time.Minute
 	return cmd.Run()
 }

@@ -21,6 +21,7 @@ const events = `{"Action":"start","Package":"house/p"}
 {"Action":"pass","Package":"house/p","Test":"TestGuestA","Elapsed":12.5}
 {"Action":"fail","Package":"house/q","Test":"TestB","Elapsed":30}
 {"Action":"fail","Package":"house/q","Elapsed":30}
+{"Action":"fail","Package":"house/r","Elapsed":0}
 `
 
 const account = `{"What":"saved","Guest":"6.1 native","Seconds":10}
@@ -36,8 +37,8 @@ func TestReportSaysWhereTheTimeWent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var tests results
-	if err := tests.read(filepath.Join(dir, "events")); err != nil {
+	tests, err := readResults(filepath.Join(dir, "events"))
+	if err != nil {
 		t.Fatal(err)
 	}
 	entries, err := readAccount(filepath.Join(dir, "account"))
@@ -45,24 +46,26 @@ func TestReportSaysWhereTheTimeWent(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	report(&out, []took{{"code", time.Minute}, {"guests", 90 * time.Second}}, tests, entries)
+	report(&out, []stageResult{{"code", time.Minute, results{passed: 1000}}, {"guests", 90 * time.Second, tests}}, entries)
 	want := `
 == where the time went
-  60.0 s  code
-  90.0 s  guests
+  60.0 s  code: 1000 passed, 0 failed, 0 skipped
+  90.0 s  guests: 3 passed, 2 failed, 1 skipped
 
 guests started:
    3.0 s  2 restored, 1.5 s each
   10.0 s  1 saved, 10.0 s each
-faults of the emulator, tried again: 1
-  7.3 native: Oops: int3
+faults of the laboratory, tried again: 1
+  7.3 native: emulator fault: Oops: int3
 
 the 20 longest tests:
   30.0 s  TestB
   12.5 s  TestGuestA/6.1/native
    0.0 s  TestGuestA/6.1/acpi
 
-tests: 3 passed, 1 failed, 1 skipped
+house/r failed as a whole
+
+tests: 1003 passed, 2 failed, 1 skipped
 `
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("report (-want +got):\n%s", diff)

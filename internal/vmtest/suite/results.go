@@ -20,10 +20,20 @@ type took struct {
 	time time.Duration
 }
 
-// results are those of tests and of their subtests, as go test counts them.
+// stageResult is what came of a stage.
+type stageResult struct {
+	name string
+	time time.Duration
+	results
+}
+
+// results are those of tests and of their subtests, as go test counts them. A
+// package that failed by no test of its own, such as one that does not compile,
+// counts as a test.
 type results struct {
 	passed, failed, skipped int
-	leaves                  []took // tests without subtests
+	broken                  []string // packages that failed
+	leaves                  []took   // tests without subtests
 }
 
 // event is a line of go test -json (go doc test2json).
@@ -34,22 +44,28 @@ type event struct {
 	Elapsed float64 // seconds
 }
 
-// read adds the results in a file of events.
-func (r *results) read(path string) error {
+// readResults reads the results in a file of events.
+func readResults(path string) (results, error) {
+	var r results
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return r, err
 	}
 	defer f.Close()
 	ended := map[string]event{}
+	failed := map[string]bool{} // packages of which a test failed
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
 		var e event
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
+			return r, fmt.Errorf("%s: %w", path, err)
 		}
 		if e.Test == "" {
+			if e.Action == "fail" && !failed[e.Package] {
+				r.failed++
+				r.broken = append(r.broken, e.Package)
+			}
 			continue
 		}
 		switch e.Action {
@@ -57,6 +73,7 @@ func (r *results) read(path string) error {
 			r.passed++
 		case "fail":
 			r.failed++
+			failed[e.Package] = true
 		case "skip":
 			r.skipped++
 		default:
@@ -65,7 +82,7 @@ func (r *results) read(path string) error {
 		ended[e.Package+" "+e.Test] = e
 	}
 	r.addLeaves(ended)
-	return lines.Err()
+	return r, lines.Err()
 }
 
 func (r *results) addLeaves(ended map[string]event) {

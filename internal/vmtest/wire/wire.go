@@ -20,9 +20,12 @@ const Service = "Agent"
 // Nothing is the argument or the result of a method that has none.
 type Nothing struct{}
 
-// MailboxAddress is the PCI address of the card with an archive of files for the
-// guest in its second memory region.
-const MailboxAddress = "0000:00:02.0"
+// The mailbox is a card at this PCI address, with an archive of files for the guest
+// in its memory region 2.
+const (
+	MailboxAddress = "0000:00:02.0"
+	MailboxSize    = 64 << 20 // bytes
+)
 
 // Unpack asks for the archive in the mailbox to be put into the root file
 // system.
