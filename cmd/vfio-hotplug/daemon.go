@@ -76,10 +76,7 @@ func runDaemon(cmd *cobra.Command, m *machine, debug bool) error {
 	if err != nil {
 		return fmt.Errorf("read the watchdog's period: %w", err)
 	}
-	g, err := m.guard(operator)
-	if err != nil {
-		return err
-	}
+	g := m.guard(operator)
 	unannounced, err := m.unannounced()
 	if err != nil {
 		return err

@@ -32,10 +32,7 @@ bound.`,
 			if err != nil {
 				return err
 			}
-			g, err := m.guard(operator)
-			if err != nil {
-				return err
-			}
+			g := m.guard(operator)
 			ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
 			defer cancel()
 			return disarm(ctx, operator, g)

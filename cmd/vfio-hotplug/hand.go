@@ -68,10 +68,7 @@ func act(ctx context.Context, m *machine, a pci.Address, r operate.Request,
 		return control.Device{}, openError(a, err)
 	}
 	defer r.Device.Close()
-	g, err := m.guard(operator)
-	if err != nil {
-		return control.Device{}, err
-	}
+	g := m.guard(operator)
 	state, err := g.State()
 	if err != nil {
 		return control.Device{}, err

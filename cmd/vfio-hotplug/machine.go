@@ -50,16 +50,12 @@ func (m *machine) operator() (*operate.Operator, error) {
 }
 
 func (m *machine) operatorWith(book *ledger.Ledger) (*operate.Operator, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("find my own program: %w", err)
-	}
 	root, err := sysfs.OpenRoot(m.path("sys"))
 	if err != nil {
 		return nil, fmt.Errorf("%w: is sysfs mounted?", err)
 	}
 	return &operate.Operator{
-		FS:      sysfs.New(root, sysfs.InProcess(self, m.path("sys"))),
+		FS:      sysfs.New(root, sysfs.InProcess(sysfs.Self, m.path("sys"))),
 		Ledger:  book,
 		Uses:    inuse.New(root, m.root),
 		Load:    m.load,
@@ -79,12 +75,8 @@ func (m *machine) load(ctx context.Context, module string) error {
 }
 
 // guard opens the machine's guard, whose record is beside the ledger.
-func (m *machine) guard(o *operate.Operator) (*guard.Guard, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("find my own program: %w", err)
-	}
-	return guard.New(o.FS.Root(), sysfs.InProcess(self, m.path("sys")), m.path("run/vfio-hotplug/guard.json")), nil
+func (m *machine) guard(o *operate.Operator) *guard.Guard {
+	return guard.New(o.FS.Root(), sysfs.InProcess(sysfs.Self, m.path("sys")), m.path("run/vfio-hotplug/guard.json"))
 }
 
 // release gives the running kernel's release.

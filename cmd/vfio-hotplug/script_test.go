@@ -14,7 +14,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"vfio-hotplug": main})
+	testscript.Main(m, map[string]func(){"vfio-hotplug": main, oldDaemon: runOldDaemon})
 }
 
 // TestScripts runs the program as a user would, on a root directory that each

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -50,6 +51,10 @@ type Expendable func(ctx context.Context, w Write) error
 // a process of its own.
 const WriteCommand = "sysfs-write"
 
+// Self is the program that runs, for InProcess. Its path is not: after an upgrade
+// another version lies there, and nothing after a removal.
+const Self = "/proc/self/exe"
+
 // InProcess gives an Expendable that runs program with WriteCommand against
 // the sysfs at root. A process in an uninterruptible write cannot be killed;
 // it ends by itself when the kernel lets go.
@@ -60,6 +65,7 @@ func InProcess(program, root string) Expendable {
 			return fmt.Errorf("write %s: %w", w.Attribute, err)
 		}
 		cmd := exec.Command(program, WriteCommand, root, w.Attribute, w.Value, w.Device.String(), strconv.FormatUint(w.Identity, 10), w.Only)
+		cmd.Args[0] = os.Args[0] // what ps shows, not Self
 		cmd.ExtraFiles = w.Hold
 		// A group of its own: a Ctrl-C for the caller is not for the write.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -99,6 +105,8 @@ func RunWrite(args []string) int {
 	if len(args) != 6 {
 		return unclear
 	}
+	// Started as Self it is called exe, and whoever finds it hanging wonders.
+	_ = os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 	return exitCode(runWrite(args[0], args[1], args[2], args[3], args[4], args[5]))
 }
 

@@ -3,11 +3,13 @@ package sysfs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -239,4 +241,38 @@ func TestHeldFilesCloseWithTheWrite(t *testing.T) {
 	if rest, err := io.ReadAll(held); err != nil || len(rest) > 0 {
 		t.Errorf("the held file: %q, %v, want its end", rest, err)
 	}
+}
+
+// Whoever looks for what hangs finds it by the name that it was started by.
+func TestAWriteHasTheNameOfItsProgram(t *testing.T) {
+	root, w := bay(t)
+	attribute := filepath.Join(root, w.Attribute)
+	must(t, os.Remove(attribute))
+	must(t, unix.Mkfifo(attribute, 0o600)) // opening it waits for a reader
+	ended := make(chan struct{})
+	w.Ended = func() { close(ended) }
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	err := InProcess(Self, root)(ctx, w)
+	_, after, _ := strings.Cut(fmt.Sprint(err), "(process ")
+	pid, _, found := strings.Cut(after, ")")
+	if !found || !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("error is %v, want one with a process", err)
+	}
+	want := filepath.Base(os.Args[0]) + " " + os.Args[0] + " " + WriteCommand + " "
+	var name string
+	for giveUp := time.Now().Add(10 * time.Second); !strings.HasPrefix(name, want) && time.Now().Before(giveUp); {
+		comm, err := os.ReadFile("/proc/" + pid + "/comm")
+		must(t, err)
+		line, err := os.ReadFile("/proc/" + pid + "/cmdline")
+		must(t, err)
+		name = strings.TrimSpace(string(comm)) + " " + strings.ReplaceAll(string(line), "\x00", " ")
+	}
+	if !strings.HasPrefix(name, want) {
+		t.Errorf("it is called %q, want %q", name, want)
+	}
+	reader, err := os.Open(attribute)
+	must(t, err)
+	defer reader.Close()
+	<-ended
 }
