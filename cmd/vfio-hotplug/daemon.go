@@ -44,6 +44,7 @@ lines to standard error. SIGHUP reads the policy again, SIGTERM stops.`,
 }
 
 func runDaemon(cmd *cobra.Command, m *machine, debug bool) error {
+	outlastReaders()
 	if off, err := isOff(m); off || err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ will not start again; one that stops for good has it done. What is bound stays
 bound.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			outlastReaders()
 			if answers(cmd.Context(), m) {
 				return refusedError{errors.New("a daemon is running, and counts on its guard: stop it, which disarms: systemctl stop vfio-hotplug")}
 			}

@@ -28,6 +28,7 @@ func newEarlyCommand(m *machine) *cobra.Command {
 }
 
 func early(cmd *cobra.Command, m *machine) error {
+	outlastReaders()
 	if off, err := isOff(m); off || err != nil {
 		return err
 	}

@@ -39,6 +39,7 @@ func call(ctx context.Context, m *machine, method string, in, out any) (asked bo
 // each does something for every device in turn, and tells at once what became
 // of it.
 func each(cmd *cobra.Command, targets []pci.Address, do func(pci.Address) (control.Device, error)) error {
+	outlastReaders()
 	var faults []error
 	for _, a := range targets {
 		device, err := do(a)

@@ -3,7 +3,11 @@ package main
 import (
 	"context"
 	"log/slog"
+	"os"
+	"os/signal"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"vfio-hotplug/internal/journal"
 )
@@ -17,4 +21,11 @@ func openLog(level slog.Level, format journal.Format) (log *slog.Logger, flush f
 		defer cancel()
 		_ = wait(bounded)
 	}
+}
+
+// outlastReaders has this process go on when nobody reads its lines any more: a
+// Ctrl-C on "daemon 2>&1 | tee" ends tee too. Otherwise the next line would end
+// the process, with the guard armed or half of the devices done.
+func outlastReaders() {
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 }
