@@ -36,8 +36,8 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == sysfs.WriteCommand {
 		os.Exit(sysfs.RunWrite(os.Args[2:]))
 	}
-	if len(os.Args) > 1 && os.Args[1] == udevCommand {
-		os.Exit(runUdev(os.Args[2:]))
+	if len(os.Args) > 1 && (os.Args[1] == udevCommand || os.Args[1] == nodeCommand) {
+		os.Exit(runUdev(os.Args[1], os.Args[2:]))
 	}
 	os.Exit(run(os.Args[1:]))
 }

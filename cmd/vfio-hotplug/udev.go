@@ -18,24 +18,32 @@ import (
 	"vfio-hotplug/policy"
 )
 
-// udevCommand is the hidden command that the udev rules run for one device,
-// through IMPORT{program}. It is apart from the other commands, since udev runs
-// it for many devices at once.
-const udevCommand = "udev"
+// The hidden commands that the udev rules run through IMPORT{program}, for one
+// device and for one node. They are apart from the other commands, since udev
+// runs them for many devices at once.
+const (
+	udevCommand = "udev"
+	nodeCommand = "udev-node"
+)
 
 // settling is how long a device that has just been bound may take until the
 // ledger says what became of it: the kernel tells udev and the daemon at once.
 const settling = 5 * time.Second
 
-// runUdev takes the address of a device and, for a test, the root directory.
-func runUdev(args []string) int {
+// runUdev takes what the command is about and, for a test, the root directory.
+func runUdev(command string, args []string) int {
+	h := udevHelper{machine{"/"}, os.Stdout, journal.Fields}
 	switch len(args) {
 	case 1:
-		return finish(udevHelper{machine{"/"}, os.Stdout, journal.Fields}.tell(args[0]))
 	case 2:
-		return finish(udevHelper{machine{args[1]}, os.Stdout, journal.Lines}.tell(args[0]))
+		h.root, h.format = args[1], journal.Lines
+	default:
+		return finish(usageError{errors.New("want the address of a device")})
 	}
-	return finish(usageError{errors.New("want the address of a device")})
+	if command == nodeCommand {
+		return finish(h.tellNode(args[0]))
+	}
+	return finish(h.tell(args[0]))
 }
 
 // udevHelper tells udev about one device. udev drops what its programs write to

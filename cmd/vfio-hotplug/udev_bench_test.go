@@ -7,12 +7,16 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"vfio-hotplug/internal/ledger"
+	"vfio-hotplug/internal/pci"
 )
 
-// BenchmarkUdev starts the helper, for a drive that the policy names, in turn
-// with a Go program that does nothing: udev runs it for every device that has
-// no driver at boot. It reports how many times as long the helper takes, by the
-// medians, since other work on the machine lengthens single runs.
+// BenchmarkUdev starts the helper in turn with a Go program that does nothing:
+// for a drive that the policy names, as udev does at boot for every device that
+// has no driver, and for the node of a group of four. It reports how many times as
+// long the helper takes, by the medians, since other work on the machine lengthens
+// single runs.
 func BenchmarkUdev(b *testing.B) {
 	dir := b.TempDir()
 	write := func(name, text string) {
@@ -37,7 +41,9 @@ func BenchmarkUdev(b *testing.B) {
 		}
 		return program
 	}
-	helper := []string{build("helper", "."), "udev", "0000:01:00.0", filepath.Join(dir, "root")}
+	root := filepath.Join(dir, "root")
+	ofFour(b, root)
+	helper := build("helper", ".")
 	empty := []string{build("nothing", filepath.Join(dir, "empty/main.go"))}
 	took := func(argv []string) time.Duration {
 		start := time.Now()
@@ -46,12 +52,33 @@ func BenchmarkUdev(b *testing.B) {
 		}
 		return time.Since(start)
 	}
-	var helped, nothing []time.Duration
-	for b.Loop() {
-		helped, nothing = append(helped, took(helper)), append(nothing, took(empty))
+	for name, argv := range map[string][]string{
+		"device": {helper, udevCommand, "0000:01:00.0", root},
+		"node":   {helper, nodeCommand, "7", root},
+	} {
+		b.Run(name, func(b *testing.B) {
+			var helped, nothing []time.Duration
+			for b.Loop() {
+				helped, nothing = append(helped, took(argv)), append(nothing, took(empty))
+			}
+			b.ReportMetric(float64(median(helped))/float64(median(nothing)), "×empty")
+			b.ReportMetric(float64(median(helped).Microseconds()), "µs/helper")
+		})
 	}
-	b.ReportMetric(float64(median(helped))/float64(median(nothing)), "×empty")
-	b.ReportMetric(float64(median(helped).Microseconds()), "µs/helper")
+}
+
+// ofFour makes IOMMU group 7 with four devices of ours in it.
+func ofFour(b *testing.B, root string) {
+	g := grouped{machine: machine{root: root}, t: b}
+	g.must(os.MkdirAll(g.path("sys/kernel/iommu_groups/7/devices"), 0o755))
+	var err error
+	g.book, err = ledger.Open(g.path("run/vfio-hotplug"), "/proc")
+	g.must(err)
+	for function := range 4 {
+		name := pci.Address{Bus: 2, Function: uint8(function)}.String()
+		g.device(name, "vfio-pci")
+		g.entry(name, "vfio-pci", nil)
+	}
 }
 
 func median(all []time.Duration) time.Duration {

@@ -232,3 +232,30 @@ func TestTheShapeOfAGroup(t *testing.T) {
 		})
 	}
 }
+
+// Both nodes of a device are announced, each as far as it is there.
+func TestNodesAreAnnounced(t *testing.T) {
+	const group, single = "class/vfio/7/uevent", "devices/0000:01:00.0/vfio-dev/vfio2/uevent"
+	for name, files := range map[string]tree{
+		"both nodes":        {group: "", single: ""},
+		"the group's alone": {group: ""},
+		"no node":           {"devices/0000:01:00.0/vfio-dev/vfio2/": ""},
+		"no vfio device":    {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root, _ := files.grouped("0000:01:00.0", "0x010802", "vfio-pci").root(t)
+			device, err := root.Open("devices/0000:01:00.0")
+			must(t, err)
+			defer device.Close()
+			must(t, Announce(root, device))
+			for _, file := range []string{group, single} {
+				if _, there := files[file]; !there {
+					continue
+				}
+				if text, err := root.Read(file); err != nil || text != "change" {
+					t.Errorf("%s: %q was written, %v", file, text, err)
+				}
+			}
+		})
+	}
+}

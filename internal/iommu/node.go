@@ -78,6 +78,33 @@ func ReadNodes(device sysfs.Dir, dev string) ([]string, error) {
 	return there, nil
 }
 
+// Announce has the kernel announce the nodes of a device that vfio has once
+// more, so that udev judges anew who may open them. What is not there is not
+// announced, and is no error.
+func Announce(root, device sysfs.Dir) error {
+	group, err := link(device, "iommu_group")
+	if err != nil {
+		return wrap(err)
+	}
+	single, err := vfioDevice(device)
+	if err != nil {
+		return wrap(err)
+	}
+	var faults []error
+	if group != "" {
+		faults = append(faults, root.Write("class/vfio/"+group+"/uevent", "change"))
+	}
+	if single != "" {
+		faults = append(faults, device.Write("vfio-dev/"+single+"/uevent", "change"))
+	}
+	for _, err := range faults {
+		if err != nil && !sysfs.Gone(err) {
+			return fmt.Errorf("announce the node: %w", err)
+		}
+	}
+	return nil
+}
+
 func vfioNode(device sysfs.Dir, dev, vfio string) (Node, error) {
 	group, err := link(device, "iommu_group")
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"vfio-hotplug/internal/bind"
+	"vfio-hotplug/internal/iommu"
 	"vfio-hotplug/internal/ledger"
 	"vfio-hotplug/internal/sysfs"
 )
@@ -33,7 +34,7 @@ func (t *taking) already(ctx context.Context) Result {
 		}
 		return t.bound(ctx, t.prior.Before.Driver)
 	case t.prior == nil && t.Arrival == HotAdd:
-		t.origin = bind.State{New: true}
+		t.origin, t.late = bind.State{New: true}, true
 		return t.bound(ctx, "")
 	}
 	result := t.verified(Already)
@@ -81,6 +82,11 @@ func (t *taking) bound(ctx context.Context, from string) Result {
 	line.Outcome, line.Latency = string(outcome), latency
 	if err := errors.Join(t.Ledger.Put(line), t.obeyed()); err != nil {
 		result.Reason += "; it cannot be given back by release: " + err.Error()
+	}
+	if t.late {
+		if err := iommu.Announce(t.FS.Root(), t.Device.Dir()); err != nil {
+			result.Reason += "; udev does not know that it is ours: " + err.Error()
+		}
 	}
 	return result
 }

@@ -59,6 +59,9 @@ type taking struct {
 	missed string
 	// inUse is what stood in the way when it was last looked at, nil for nothing.
 	inUse *inuse.Report
+	// late says that the device had its driver before the ledger said that it is
+	// to have it: udev may have been asked about its nodes in between.
+	late bool
 }
 
 // told completes a result with what every result tells.
@@ -347,6 +350,8 @@ func (t *taking) record(ctx context.Context) error {
 		return err
 	}
 	t.ours, t.dirty = t.driver, true
+	now, err := t.Device.Driver()
+	t.late = t.late || err == nil && now == t.driver
 	return nil
 }
 

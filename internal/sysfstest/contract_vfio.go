@@ -35,6 +35,19 @@ func vfioStatements() []statement {
 			must(t, err)
 			must(t, node.Close())
 		}},
+		{"the nodes of a device are announced again when that is asked for", func(t *testing.T, c contract, d *sysfs.Device) {
+			c.move(t, d, "vfio-pci")
+			c.catchUp(t, d)
+			group, err := d.Dir().Readlink("iommu_group")
+			must(t, err)
+			devices, err := d.Dir().List("vfio-dev")
+			must(t, err)
+			must(t, c.lab.Root().Write("class/vfio/"+path.Base(group)+"/uevent", "change"))
+			must(t, d.Dir().Write("vfio-dev/"+devices[0]+"/uevent", "change"))
+			for _, name := range []string{path.Base(group), devices[0]} {
+				c.awaitEvents(t, "change of "+name, func(e Event) bool { return e.Action == "change" && path.Base(e.DevPath) == name })
+			}
+		}},
 		{"an unbind takes the vfio group away", func(t *testing.T, c contract, d *sysfs.Device) {
 			c.move(t, d, "vfio-pci")
 			must(t, d.Unbind(t.Context(), "vfio-pci"))

@@ -152,25 +152,33 @@ func (d *device) showUevent() (string, error) {
 	return text, nil
 }
 
-// synthesize is kobject_synth_uevent (lib/kobject_uevent.c): an event that
+// synthetic is kobject_synth_uevent (lib/kobject_uevent.c): an event that
 // somebody asks for, as udevadm trigger does: "change", and a UUID if they
 // like. The model takes no further arguments.
-func (d *device) synthesize(value string) error {
+func synthetic(value string) (action string, env map[string]string, err error) {
 	fields := strings.Fields(value)
 	if len(fields) < 1 || len(fields) > 2 {
-		return syscall.EINVAL
+		return "", nil, syscall.EINVAL
 	}
 	switch fields[0] {
 	case "add", "remove", "change", "move", "online", "offline", "bind", "unbind":
 	default:
-		return syscall.EINVAL
+		return "", nil, syscall.EINVAL
 	}
-	more := map[string]string{"SYNTH_UUID": "0"}
+	env = map[string]string{"SYNTH_UUID": "0"}
 	if len(fields) == 2 {
 		if len(fields[1]) != len("00000000-0000-0000-0000-000000000000") {
-			return syscall.EINVAL
+			return "", nil, syscall.EINVAL
 		}
-		more["SYNTH_UUID"] = fields[1]
+		env["SYNTH_UUID"] = fields[1]
+	}
+	return fields[0], env, nil
+}
+
+func (d *device) synthesize(value string) error {
+	action, more, err := synthetic(value)
+	if err != nil {
+		return err
 	}
 	d.k.mu.Lock()
 	defer d.k.mu.Unlock()
@@ -180,7 +188,7 @@ func (d *device) synthesize(value string) error {
 	if d.driver != nil {
 		more["DRIVER"] = d.driver.Name
 	}
-	d.emit(fields[0], more)
+	d.emit(action, more)
 	return nil
 }
 
@@ -254,6 +262,17 @@ func (k *Kernel) child(parent *node, name, class string, env map[string]string) 
 	n.link("subsystem", k.root.mkdir("class/"+class))
 	k.root.mkdir("class/"+class).link(own, n)
 	devpath := "/" + n.path()
+	n.file("uevent", attribute{store: func(value string) error {
+		action, more, err := synthetic(value)
+		if err != nil {
+			return err
+		}
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		maps.Copy(more, env)
+		k.emit(action, devpath, class, more)
+		return nil
+	}})
 	k.emit("add", devpath, class, env)
 	return n, func() {
 		k.root.mkdir("class/" + class).remove(own)
