@@ -193,7 +193,9 @@ func (h *house) install() {
 	// An initramfs of what this machine needs, not of what any might: an
 	// emulated processor makes it in a minute instead of four.
 	h.CreateFile("/etc/initramfs-tools/conf.d/small", "MODULES=dep\nCOMPRESSLEVEL=1\n", 0o644)
+	h.unpackFirst()
 	h.slowly("apt-get", "-q", "-y", "install", debInGuest)
+	h.knowsItsGroup()
 	if state := h.Do("systemctl", "is-active", service); state != "active\n" {
 		h.t.Errorf("installed, the service is %s", state)
 	}
@@ -217,6 +219,8 @@ func (h *house) followPolicy() {
 	h.t.Helper()
 	h.rules(bayRules())
 	h.taken(earlyBay, "vfio-pci")
+	h.settleUdev()
+	h.wantNode(h.groupNode(earlyBay), "vfio")
 	claim, stub := "race", "race"
 	if synchronousFirst(h.Config().Kernel) {
 		claim, stub = "claim", "stub"

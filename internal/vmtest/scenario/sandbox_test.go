@@ -1,10 +1,7 @@
 package scenario
 
 import (
-	"io/fs"
 	"path"
-	"regexp"
-	"strconv"
 	"syscall"
 
 	"vfio-hotplug/internal/vmtest"
@@ -34,11 +31,7 @@ func (h *house) worksInItsSandbox() {
 	if d := h.settled(cardBay, "left"); d.Rule != "card" {
 		h.t.Errorf("the card with its serial number is %s by rule %q", d.Outcome, d.Rule)
 	}
-	d := h.taken(stubBay, "vfio-pci")
-	group := regexp.MustCompile(`(?m)^vfio:[^:]*:(\d+):`).FindStringSubmatch(h.ReadFile("/etc/group"))
-	if node := h.Stat(d.Node); group == nil || strconv.Itoa(int(node.GID)) != group[1] || node.Mode&fs.ModePerm != 0o660 {
-		h.t.Errorf("%s has mode %v and group %d, want 0660 and that of %q", d.Node, node.Mode, node.GID, group)
-	}
+	h.wantNode(h.taken(stubBay, "vfio-pci").Node, "vfio")
 
 	h.Do("umount", "/home/somebody")
 	reader.Signal(syscall.SIGKILL)

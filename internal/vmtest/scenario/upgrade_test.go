@@ -53,6 +53,7 @@ func (h *house) upgradesUnderUse() {
 	if now := h.ReadFile(entry); now != ledger {
 		h.t.Errorf("the ledger was\n%s and is\n%s", ledger, now)
 	}
+	h.wantNode(h.groupNode(bay), "vfio")
 	if now := h.armed(); now != armed {
 		h.t.Errorf("the guard had armed\n%s and has\n%s", armed, now)
 	}
