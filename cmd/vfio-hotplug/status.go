@@ -28,7 +28,8 @@ func newStatusCommand(m *machine) *cobra.Command {
 		Long: `status shows each device that a rule names or that was taken: where it is,
 what it is, its driver, group and node, the rule and what became of it.
 
-A running daemon answers; without one, status looks itself, and root sees more.`,
+A running daemon answers, root alone in full: who holds a drive is not for
+everybody. Without one, status looks itself, and root sees more.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			reply, asked, unread, err := status(cmd, m, all)

@@ -31,13 +31,21 @@ func (d *Daemon) handleStatus(_ context.Context, c *control.Call) (any, error) {
 		return nil, err
 	}
 	reply := control.StatusReply{Devices: []control.Device{}, Faults: Faults(err)}
-	if c := d.chosen.Load(); c != nil {
-		reply.Guard = &control.Guard{Mode: string(c.Mode), Reason: c.Why, Remedy: c.Remedy, Pending: !c.armed}
+	if g := d.chosen.Load(); g != nil {
+		reply.Guard = &control.Guard{Mode: string(g.Mode), Reason: g.Why, Remedy: g.Remedy, Pending: !g.armed}
 	}
 	for _, line := range lines {
-		if in.All || line.Named() {
-			reply.Devices = append(reply.Devices, Describe(line, d.last(line.Address)))
+		if !in.All && !line.Named() {
+			continue
 		}
+		last := d.last(line.Address)
+		if c.Peer.UID != 0 {
+			last = last.ForOthers()
+			if line.Leaving.Veto {
+				line.Leaving = line.Leaving.ForOthers()
+			}
+		}
+		reply.Devices = append(reply.Devices, Describe(line, last))
 	}
 	return reply, nil
 }

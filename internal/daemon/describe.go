@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -52,7 +53,7 @@ func Describe(line operate.Line, last operate.Result) control.Device {
 	case last.Outcome.Bound() && last.Driver != line.Driver:
 		// Somebody else has changed it since.
 	case last.Outcome != "":
-		out.Outcome, out.Reason, out.Remedy = string(last.Outcome), last.Reason, last.Remedy
+		out.Outcome, out.Reason, out.Remedy = string(last.Outcome), cmp.Or(last.Reason, out.Reason), last.Remedy
 	}
 	return out
 }

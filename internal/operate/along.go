@@ -137,7 +137,7 @@ func (t *taking) invite(ctx context.Context, a pci.Address) (*companion, Result,
 		return nil, Result{}, true // it is in nobody's way any more
 	}
 	if reason := c.tooEarly(c.now); reason != "" {
-		return c, t.giveUp(ctx, Result{Outcome: Left, Reason: fmt.Sprintf("%s is to be taken along, and %s", a, reason)}), false
+		return c, t.giveUp(ctx, Result{Outcome: Left, Check: tooEarlyCheck, Reason: fmt.Sprintf("%s is to be taken along, and %s", a, reason)}), false
 	}
 	return c, Result{}, true
 }

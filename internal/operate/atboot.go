@@ -16,6 +16,9 @@ const Unoffered = "vfio-hotplug-unoffered"
 // kept from drivers, and that is being let go of: it was never taken.
 func unoffered(e ledger.Entry) bool { return e.Stage == ledger.Letting && e.Driver == Unoffered }
 
+// tooEarlyCheck is the name of tooEarly.
+const tooEarlyCheck = "boot"
+
 // tooEarly says why a device that has this driver is not taken before udev
 // loads drivers; "" where it may be. Of those that have one nothing can be
 // checked then: what a mount, an array or a volume group is about to use still

@@ -84,7 +84,8 @@ func (t *taking) bound(ctx context.Context, from string) Result {
 		result.Reason += "; it cannot be given back by release: " + err.Error()
 	}
 	if t.late {
-		if err := iommu.Announce(t.FS.Root(), t.Device.Dir()); err != nil {
+		err := t.patiently("announce the node", func() error { return iommu.Announce(t.FS.Root(), t.Device.Dir()) })
+		if err != nil {
 			result.Reason += "; udev does not know that it is ours: " + err.Error()
 		}
 	}
@@ -155,7 +156,7 @@ func (t *taking) refused(ctx context.Context, c Check) Result {
 	if c.Name != groupCheck {
 		t.inTheWay = ""
 	}
-	return t.giveUp(ctx, Result{Outcome: Refused, Reason: c.Name + ": " + c.Text, Remedy: c.Remedy})
+	return t.giveUp(ctx, Result{Outcome: Refused, Check: c.Name, Reason: c.Name + ": " + c.Text, Remedy: c.Remedy})
 }
 
 // giveUp ends an operation that does not come to its end: what was changed,

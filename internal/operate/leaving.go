@@ -34,7 +34,7 @@ func (t *taking) leaving(ctx context.Context) (Result, bool) {
 		case <-ctx.Done():
 			return t.interrupted(), true
 		case <-giveUp.C:
-			result := Result{Outcome: Stuck, Reason: c.Text, Remedy: c.Remedy}
+			result := Result{Outcome: Stuck, Check: c.Name, Reason: c.Text, Remedy: c.Remedy}
 			if leavesNVMe(t.Device) {
 				result.From = "nvme"
 			}

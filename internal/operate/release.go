@@ -80,7 +80,7 @@ func (t *taking) giveBack(ctx context.Context, entry ledger.Entry) Result {
 	}
 	if was == entry.Driver {
 		if c := t.checkHolders(); c.Veto {
-			return Result{Outcome: Refused, Driver: was, Reason: c.Name + ": " + c.Text, Remedy: c.Remedy}
+			return Result{Outcome: Refused, Driver: was, Check: c.Name, Reason: c.Name + ": " + c.Text, Remedy: c.Remedy}
 		}
 	}
 	if ctx.Err() != nil {

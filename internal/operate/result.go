@@ -40,6 +40,7 @@ type Result struct {
 	Driver  string      `json:"driver,omitempty"` // the driver it has now, "" for none
 	From    string      `json:"from,omitempty"`   // the driver that had it, for Taken or Missed
 	Rule    string      `json:"rule,omitempty"`   // the rule that named it
+	Check   string      `json:"-"`                // the name of the check that it ended at, "" for none
 	Reason  string      `json:"reason"`           // one line
 	Remedy  string      `json:"remedy,omitempty"` // what to do next, if anything
 	Slot    string      `json:"slot,omitempty"`   // the slot it sits in

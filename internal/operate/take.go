@@ -69,6 +69,9 @@ func (t *taking) told(r Result) Result {
 	if r.Outcome != Refused {
 		t.inTheWay = ""
 	}
+	if r.Check == "" && r.Reason == t.decision.Reason {
+		r.Check = policyCheck
+	}
 	r.Address, r.Group, r.Slot, r.InTheWay = t.Device.Address(), t.facts.IOMMUGroup, t.facts.Slot, t.inTheWay
 	if t.decision.Rule != nil {
 		r.Rule = t.decision.Rule.Name
@@ -165,7 +168,9 @@ func (t *taking) locked(ctx context.Context) Result {
 		return t.giveUp(ctx, Result{Outcome: Left, Reason: reason, Remedy: remedy})
 	}
 	if reason := t.tooEarly(now); reason != "" {
-		return t.left(reason, "")
+		early := t.left(reason, "")
+		early.Check = tooEarlyCheck
+		return early
 	}
 	if caught || t.fresh && t.expected() && t.Guard.held(t.At) {
 		return t.takeCaught(ctx, now)

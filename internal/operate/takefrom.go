@@ -17,7 +17,7 @@ func (t *taking) takeFrom(ctx context.Context, from string) Result {
 		t.origin = t.back
 	}
 	if reason := t.tooEarly(from); reason != "" {
-		return t.giveUp(ctx, Result{Outcome: Left, Reason: reason})
+		return t.giveUp(ctx, Result{Outcome: Left, Check: tooEarlyCheck, Reason: reason})
 	}
 	for _, check := range []func() Check{
 		func() Check { return t.checkTakeover(from) },

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"path"
+	"strings"
 	"syscall"
 
 	"vfio-hotplug/internal/vmtest"
@@ -28,6 +29,7 @@ func (h *house) worksInItsSandbox() {
 	h.Do("systemctl", "start", service)
 	h.because(h.Address(mountBay), path.Base(h.block(mountBay))+" → /home/somebody")
 	h.because(h.Address(openBay), path.Base(disk)+" → sleep (process ")
+	h.tellsNobodyElse("/home/somebody", "sleep", path.Base(disk))
 	if d := h.settled(cardBay, "left"); d.Rule != "card" {
 		h.t.Errorf("the card with its serial number is %s by rule %q", d.Outcome, d.Rule)
 	}
@@ -42,4 +44,19 @@ func (h *house) worksInItsSandbox() {
 	}
 	h.rules(bayRules())
 	h.guard("stub")
+}
+
+// tellsNobodyElse checks that who is not root is told that a drive is in use, and
+// none of these words.
+func (h *house) tellsNobodyElse(words ...string) {
+	h.t.Helper()
+	said := h.Do("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", program, "status", "--json")
+	if !strings.Contains(said, `"reason": "in use; root is told more"`) {
+		h.t.Errorf("status does not tell nobody of a drive in use:\n%s", said)
+	}
+	for _, word := range words {
+		if strings.Contains(said, word) {
+			h.t.Errorf("status tells nobody of %q:\n%s", word, said)
+		}
+	}
 }
