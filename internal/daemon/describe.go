@@ -39,8 +39,12 @@ func Describe(line operate.Line, last operate.Result) control.Device {
 	switch {
 	case line.Leaving.Veto:
 		out.Outcome, out.Reason, out.Remedy = string(operate.Stuck), line.Leaving.Text, line.Leaving.Remedy
-		if last.Outcome == operate.Stuck && !last.Since.IsZero() {
-			out.Reason += fmt.Sprintf(", for %v so far", time.Since(last.Since).Round(time.Second))
+		since := line.LeavingSince
+		if last.Outcome == operate.Stuck {
+			since = operate.Earlier(since, last.Since)
+		}
+		if !since.IsZero() {
+			out.Reason += fmt.Sprintf(", for %v so far", time.Since(since).Round(time.Second))
 		}
 	case line.Entry != nil && line.Entry.Stage != ledger.Taken:
 		out.Outcome, out.Reason = string(line.Entry.Stage), "an operation is under way, or was cut short"

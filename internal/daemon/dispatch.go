@@ -134,7 +134,8 @@ func (d *Daemon) dispatchChild(ctx context.Context, ev *uevent.Event) {
 	}
 	l.poke()
 	if ev.Env["SUBSYSTEM"] == "vfio-dev" && ev.Action == netlink.REMOVE {
-		l.ask(ctx, func(t *todo) { t.bystand = true })
+		at := ev.At
+		l.ask(ctx, func(t *todo) { t.bystand, t.leaving = true, at })
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 // for an unplug or an unbind, without coming to the end of it: a program does
 // not let go of it, or the drive does not answer.
 type held struct {
-	since  time.Time      // when it was first seen; zero for not held
+	since  time.Time      // when it began, or was first seen; zero for not held
 	before operate.Result // the last word on the device before
 	again  bool           // a look at the device ended there, and is to be made anew
 }
@@ -32,8 +32,9 @@ const lookEvery = 15 * time.Second
 
 // bystand looks what others have done to the device: whether the kernel is held
 // up in taking its driver away, and when that is over; and whether it has
-// another driver. It only tells.
-func (l *lane) bystand(ctx context.Context) {
+// another driver. It only tells. leaving is when the kernel has said that it
+// begins, zero for not known.
+func (l *lane) bystand(ctx context.Context, leaving time.Time) {
 	dev, err := l.d.FS.Open(l.address)
 	if err != nil {
 		l.letGo()
@@ -43,6 +44,7 @@ func (l *lane) bystand(ctx context.Context) {
 	news, is := l.d.Operator.Watched(ctx, operate.Request{Device: dev, Watch: l}, l.lastBeforeHeld())
 	switch {
 	case is:
+		news.Since = operate.Earlier(news.Since, leaving)
 		l.keep(news, operate.Bystander)
 	case l.letGo():
 		l.ask(ctx, func(t *todo) { t.look = true })
@@ -71,11 +73,11 @@ func (l *lane) lastBeforeHeld() operate.Result {
 	return l.last
 }
 
-// hold notes that the device is held, and gives since when. Called with l.mu
-// held.
-func (l *lane) hold(before operate.Result, arrival operate.Arrival) time.Time {
+// hold notes that the device is held, and gives since when; began is what this
+// look knows of that. Called with l.mu held.
+func (l *lane) hold(before operate.Result, arrival operate.Arrival, began time.Time) time.Time {
 	if l.held.since.IsZero() {
-		l.held.since, l.held.before = time.Now(), before
+		l.held.since, l.held.before = began, before
 	}
 	switch arrival {
 	case operate.Found, operate.HotAdd:

@@ -46,6 +46,7 @@ type lane struct {
 type todo struct {
 	removed bool           // look whether the device has gone
 	bystand bool           // look what others have done to it
+	leaving time.Time      // the kernel has begun to take its vfio driver away then; zero for not known
 	parted  operate.Result // the last word on one that has
 	added   time.Time      // a device was plugged then; zero for none
 	look    bool           // look at the device as a scan does
@@ -150,7 +151,7 @@ func (l *lane) run(ctx context.Context) {
 
 func (l *lane) do(ctx context.Context, now todo) {
 	if now.bystand || now.removed && l.isHeld() {
-		l.bystand(ctx)
+		l.bystand(ctx, now.leaving)
 	}
 	if now.removed {
 		l.clear(now.parted)
@@ -266,7 +267,7 @@ func (l *lane) keep(result operate.Result, arrival operate.Arrival) {
 		l.newcomer = false
 	}
 	if result.Outcome == operate.Stuck {
-		l.last.Since = l.hold(before, arrival)
+		l.last.Since = l.hold(before, arrival, result.Since)
 	}
 	l.mu.Unlock()
 	if result.Outcome == "" {

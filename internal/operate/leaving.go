@@ -7,6 +7,7 @@ import (
 
 	"vfio-hotplug/internal/inuse"
 	"vfio-hotplug/internal/iommu"
+	"vfio-hotplug/internal/ledger"
 	"vfio-hotplug/internal/sysfs"
 )
 
@@ -21,6 +22,7 @@ func (t *taking) leaving(ctx context.Context) (Result, bool) {
 	if t.facts.Driver != "" {
 		return Result{}, false
 	}
+	seen := time.Now()
 	giveUp := time.NewTimer(leaves)
 	defer giveUp.Stop()
 	for pause := 5 * time.Millisecond; ; pause *= 2 {
@@ -34,13 +36,37 @@ func (t *taking) leaving(ctx context.Context) (Result, bool) {
 		case <-ctx.Done():
 			return t.interrupted(), true
 		case <-giveUp.C:
-			result := Result{Outcome: Stuck, Check: c.Name, Reason: c.Text, Remedy: c.Remedy}
+			result := Result{Outcome: Stuck, Check: c.Name, Reason: c.Text, Remedy: c.Remedy, Since: seen}
 			if leavesNVMe(t.Device) {
 				result.From = "nvme"
+			}
+			if entry, err := t.entry(); err == nil {
+				result.Since = Earlier(seen, unbindBegan(entry, result.From))
 			}
 			return result, true
 		}
 	}
+}
+
+// unbindBegan is when we began to take a device from its driver, if it is our
+// doing that the kernel is at that; else zero. from is nvme, or a driver of vfio's.
+func unbindBegan(entry *ledger.Entry, from string) time.Time {
+	ours := ledger.Releasing
+	if from == "nvme" {
+		ours = ledger.Taking
+	}
+	if entry == nil || entry.Stage != ours {
+		return time.Time{}
+	}
+	return entry.At
+}
+
+// Earlier gives the earlier of two times, of which a zero one is not known.
+func Earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // checkLeaving: nothing can be done with a device from which the kernel is

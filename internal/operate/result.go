@@ -56,6 +56,6 @@ type Result struct {
 	// InTheWay names those for which it was refused, if it was for its IOMMU group.
 	InTheWay string        `json:"-"`
 	Release  bool          `json:"-"`                    // it was to be given back, not taken
-	Since    time.Time     `json:"since,omitzero"`       // when a Stuck device was first seen to be stuck, told by the daemon
+	Since    time.Time     `json:"since,omitzero"`       // when the kernel began with what a Stuck device is stuck in, or that was first seen
 	Latency  time.Duration `json:"latency_ns,omitempty"` // from the kernel's event to the usable node, for a hot-add
 }

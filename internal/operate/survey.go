@@ -2,6 +2,7 @@ package operate
 
 import (
 	"errors"
+	"time"
 
 	"vfio-hotplug/internal/ledger"
 	"vfio-hotplug/internal/pci"
@@ -25,6 +26,8 @@ type Line struct {
 	// Leaving is why the kernel does not come to the end of taking its driver
 	// from it; no veto where it is not at that.
 	Leaving Check
+	// LeavingSince is when it began with that, zero where it is not known.
+	LeavingSince time.Time
 }
 
 // Named reports whether the policy names the device or we have changed it.
@@ -82,6 +85,13 @@ func (o *Operator) survey(a pci.Address, p *policy.Policy) (Line, error) {
 	}
 	if line.Entry, err = j.entry(); err != nil {
 		return line, err
+	}
+	if line.Leaving.Veto {
+		from := ""
+		if leavesNVMe(dev) {
+			from = "nvme"
+		}
+		line.LeavingSince = unbindBegan(line.Entry, from)
 	}
 	line.Released, err = o.Ledger.Released(a, dev.Identity())
 	return line, err
