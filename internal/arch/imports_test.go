@@ -21,7 +21,7 @@ const module = "vfio-hotplug/"
 // may lists, for each room, the rooms that its program may import. A room that
 // stands here with nothing imports no sibling.
 var may = map[string][]string{
-	"cmd/vfio-hotplug": {"policy", "internal/control", "internal/daemon", "internal/guard", "internal/inuse", "internal/journal", "internal/kmod",
+	"cmd/vfio-hotplug": {"policy", "internal/control", "internal/daemon", "internal/guard", "internal/inuse", "internal/iommu", "internal/journal", "internal/kmod",
 		"internal/ledger", "internal/operate", "internal/pci", "internal/sysfs", "internal/uevent"},
 	"policy":             {"internal/pci"},
 	"internal/arch":      {},
