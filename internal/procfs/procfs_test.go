@@ -1,0 +1,173 @@
+package procfs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+const proc = Dir("/proc")
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// leads reports whether one of the links leads to a file.
+func leads(links []string, to string) bool {
+	return slices.ContainsFunc(links, func(link string) bool {
+		target, err := os.Readlink(link)
+		return err == nil && target == to
+	})
+}
+
+func TestWeAreAProcess(t *testing.T) {
+	if self := proc.Self(); self != os.Getpid() {
+		t.Errorf("we are process %d, not %d", self, os.Getpid())
+	}
+	p, err := proc.Process(os.Getpid())
+	must(t, err)
+	if p.Command == "" || p.Parent != os.Getppid() {
+		t.Errorf("we are %+v", p)
+	}
+	all, err := proc.Processes()
+	must(t, err)
+	if !slices.Contains(all, os.Getpid()) || !slices.IsSorted(all) {
+		t.Errorf("we are not among %v", all)
+	}
+}
+
+// A thread opens a file when it has a table of its own: the process's own
+// directory does not show it.
+func TestADescriptorOfAThreadWithATableOfItsOwnIsFound(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "open")
+	must(t, os.WriteFile(file, nil, 0o644))
+	opened, looked := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with its table
+		err := unix.Unshare(unix.CLONE_FILES)
+		if err == nil {
+			_, err = unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		}
+		opened <- err
+		<-looked
+	}()
+	must(t, <-opened)
+	defer close(looked)
+	links, err := proc.Descriptors(os.Getpid())
+	must(t, err)
+	if !leads(links, file) {
+		t.Errorf("%s is not among %d descriptors", file, len(links))
+	}
+	names, err := names("/proc/self/fd")
+	must(t, err)
+	for i, name := range names {
+		names[i] = "/proc/self/fd/" + name
+	}
+	if leads(names, file) {
+		t.Error("the first thread has it too: this test proves nothing")
+	}
+}
+
+// Threads that share a table are not read one by one, where the kernel compares.
+func TestASharedTableIsReadOnce(t *testing.T) {
+	if _, err := compareTables(os.Getpid(), os.Getpid()); err == unix.ENOSYS {
+		t.Skip("this kernel was built without kcmp (CONFIG_KCMP)")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	var running, end = make(chan struct{}), make(chan struct{})
+	defer close(end)
+	for range 20 {
+		go func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			running <- struct{}{}
+			<-end
+		}()
+		<-running
+	}
+	tables, err := proc.tables(os.Getpid())
+	must(t, err)
+	threads, err := threads("/proc/self")
+	must(t, err)
+	if len(threads) < 20 || len(tables) > 2 { // another test may have left a thread with a table of its own
+		t.Errorf("%d tables of %d threads: %q", len(tables), len(threads), tables)
+	}
+}
+
+func TestTablesAreToldApartWithFewComparisons(t *testing.T) {
+	of := map[int]int{} // the table of each thread
+	var threads []int
+	for thread := range 1000 {
+		of[thread] = thread % 500 * 7919 % 500
+		threads = append(threads, thread)
+	}
+	compared := 0
+	got := distinct(threads, func(a, b int) (int, error) {
+		compared++
+		return of[a] - of[b], nil
+	})
+	if len(got) != 500 || compared > 10000 {
+		t.Errorf("%d tables after %d comparisons, want 500 and no more than 10 for each thread", len(got), compared)
+	}
+	if got := distinct(threads, func(int, int) (int, error) { return 0, unix.ENOSYS }); len(got) != 1000 {
+		t.Errorf("%d tables where none can be compared, want every thread's", len(got))
+	}
+}
+
+func TestAMappingOutlivesItsDescriptor(t *testing.T) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "a file with blanks"))
+	must(t, err)
+	must(t, file.Truncate(4096))
+	memory, err := unix.Mmap(int(file.Fd()), 0, 4096, unix.PROT_READ, unix.MAP_SHARED)
+	must(t, err)
+	defer unix.Munmap(memory)
+	must(t, file.Close())
+	var stat unix.Stat_t
+	must(t, unix.Stat(file.Name(), &stat))
+	mappings, err := proc.Mappings(os.Getpid())
+	must(t, err)
+	var links []string
+	for _, m := range mappings {
+		links = append(links, m.Link)
+	}
+	if !leads(links, file.Name()) {
+		t.Errorf("%s is not among %v", file.Name(), mappings)
+	}
+}
+
+func TestALineOfMaps(t *testing.T) {
+	for line, want := range map[string][2]string{
+		"00400000-00452000 r-xp 00000000 08:02 173521                             /usr/bin/dbus daemon":   {"400000-452000", "08:02 173521                             /usr/bin/dbus daemon"},
+		"00000000-00001000 r-xp 00000000 08:02 7                                  /a":                     {"0-1000", "08:02 7                                  /a"},
+		"7f15a0000000-7f15a0001000 rw-s 00000000 00:05 4711                       /dev/nvme0n1 (deleted)": {"7f15a0000000-7f15a0001000", "00:05 4711                       /dev/nvme0n1 (deleted)"},
+		"00e03000-00e24000 rw-p 00000000 00:00 0                                  [heap]":                 {},
+		"7ffd1d9d1000-7ffd1d9f2000 rw-p 00000000 00:00 0 ":                                                {},
+		"":  {},
+		"-": {},
+	} {
+		at, file := parseMapping([]byte(line))
+		if at != want[0] || string(file) != want[1] {
+			t.Errorf("%q: %q, %q", line, at, file)
+		}
+	}
+}
+
+func TestAProcessThatHasEndedHasNothing(t *testing.T) {
+	ended := Dir(t.TempDir())
+	links, err := ended.Descriptors(1)
+	must(t, err)
+	mappings, err := ended.Mappings(1)
+	must(t, err)
+	if got := fmt.Sprint(links, mappings); got != "[] []" {
+		t.Error(got)
+	}
+}
