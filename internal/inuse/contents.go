@@ -49,8 +49,9 @@ func (c contents) container() bool {
 }
 
 // contents looks at disks that nobody uses: whether somebody has put them down
-// for use, and for Blank, whether anything is on them.
-func (l *look) contents(ctx context.Context, u users, disks []disk, hold *Hold) error {
+// for use, and for Blank, whether anything is on them. Files are those that are
+// open already.
+func (l *look) contents(ctx context.Context, u users, disks []disk, files []*os.File) error {
 	if len(disks) == 0 {
 		return nil
 	}
@@ -59,7 +60,11 @@ func (l *look) contents(ctx context.Context, u users, disks []disk, hold *Hold) 
 		if d.twin {
 			continue
 		}
-		if err := l.diskContents(ctx, entries, d, hold.files[i]); err != nil {
+		var file *os.File
+		if i < len(files) {
+			file = files[i]
+		}
+		if err := l.diskContents(ctx, entries, d, file); err != nil {
 			return fmt.Errorf("look at what is on %s: %w", d.name, err)
 		}
 	}
@@ -80,7 +85,9 @@ func (l *look) diskContents(ctx context.Context, entries []entry, d disk, file *
 	about := slices.ContainsFunc(entries, func(e entry) bool { return e.tag != "" || !e.found })
 	var c contents
 	if l.Blank || about {
-		c = l.read(ctx, d, file)
+		if c, err = l.readDisk(ctx, d, file); err != nil {
+			return err
+		}
 	}
 	if !l.named(entries, d.number, c, d.chain(d.name)) && l.Blank && c != nil {
 		l.report.Signatures = append(l.report.Signatures, Signature{Disk: d.name, Type: c.kind(), Label: c.label()})
@@ -88,7 +95,7 @@ func (l *look) diskContents(ctx context.Context, entries []entry, d disk, file *
 	for _, p := range parts {
 		var c contents
 		if about {
-			if c, err = l.readPartition(ctx, p); err != nil {
+			if c, err = l.readDisk(ctx, p, nil); err != nil {
 				return err
 			}
 		}
@@ -97,11 +104,15 @@ func (l *look) diskContents(ctx context.Context, entries []entry, d disk, file *
 	return nil
 }
 
-func (l *look) readPartition(ctx context.Context, p disk) (contents, error) {
-	file, err := l.open(p, false)
+// readDisk reads a disk or a partition, through a file of it or by opening it
+// for the moment, without a claim.
+func (l *look) readDisk(ctx context.Context, d disk, file *os.File) (contents, error) {
 	if file == nil {
-		return nil, err
+		var err error
+		if file, err = l.open(d, false); file == nil {
+			return nil, err
+		}
+		defer file.Close()
 	}
-	defer file.Close()
-	return l.read(ctx, p, file), nil
+	return l.read(ctx, d, file), nil
 }

@@ -26,12 +26,12 @@ func TestABlankDriveIsFreeAndHeld(t *testing.T) {
 	if report.Veto() || report.String() != "unused and blank" || report.Remedy() != "" {
 		t.Errorf("report %q, remedy %q", report, report.Remedy())
 	}
-	if len(hold.Files()) != 2 || m.nodes.shared {
-		t.Errorf("%d files held, shared %v; want 2, exclusive", len(hold.Files()), m.nodes.shared)
+	if len(hold.Files()) != 2 {
+		t.Errorf("%d files held, want 2", len(hold.Files()))
 	}
 	for _, file := range hold.Files() {
-		if _, err := file.Stat(); err != nil {
-			t.Errorf("not open: %v", err)
+		if _, err := file.Stat(); err != nil || !m.nodes.exclusive[file] {
+			t.Errorf("exclusive %v, error %v", m.nodes.exclusive[file], err)
 		}
 	}
 	must(t, hold.Close())
@@ -55,7 +55,7 @@ func TestALookOfSomebodyCuriousIsNotExclusive(t *testing.T) {
 	_, hold, err := m.look("nvme", pci.NVMe, How{Blank: true})
 	must(t, err)
 	defer hold.Close()
-	if !m.nodes.shared {
+	if m.nodes.tries > 0 {
 		t.Error("it claimed the disk")
 	}
 }
@@ -135,9 +135,25 @@ func TestEveryVetoSaysWhy(t *testing.T) {
 			m.mount("nvme0n1", "/srv")
 		}, forIdle, "nvme0n1 → /srv", "umount /srv"},
 		{"only its second namespace is claimed", func(m *machine) {
-			m.mount(m.namespace(1, blank), "/srv")
-			m.nodes.faults[m.path("dev/"+m.namespace(2, blank))] = syscall.EBUSY
-		}, forIdle, "nvme0n1 → /srv; nvme0n2 → claimed, but nothing shows by whom", "umount"},
+			m.namespace(1, blank)
+			m.nodes.claimed = m.path("dev/" + m.namespace(2, blank))
+		}, forIdle, "nvme0n2 → claimed, but nothing shows by whom", "lsblk /dev/nvme0n2"},
+		{"mounted before it could be claimed", func(m *machine) {
+			m.namespace(1, blank)
+			m.nodes.claimed = m.path("dev/nvme0n1")
+			m.nodes.onClaim = func() { m.mount("nvme0n1", "/srv") }
+		}, forIdle, "nvme0n1 → /srv", "umount /srv"},
+		{"exported before it was claimed", func(m *machine) {
+			m.namespace(1, blank)
+			m.nodes.onClaim = func() { m.exported("/dev/nvme0n1", "1") }
+		}, forIdle, "nvme0n1 → nvmet nqn.test namespace 3", "nvmetcli"},
+		{"written to before it was claimed", func(m *machine) {
+			m.namespace(1, blank)
+			m.nodes.onClaim = func() {
+				m.file("dev/nvme0n1", "0\nID_FS_TYPE=ext4\n")
+				must(m.t, os.Truncate(m.path("dev/nvme0n1"), diskBytes))
+			}
+		}, forBlank, "nvme0n1 carries ext4", "wipefs --all /dev/nvme0n1"},
 		{"a second path of a mounted namespace", func(m *machine) {
 			m.multipath(1)
 			m.mount("nvme5n1", "/srv")

@@ -6,9 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
-	"strconv"
 	"syscall"
+
+	"vfio-hotplug/internal/procfs"
 )
 
 // Holders gives the processes that hold a node open, in order. The node itself is not opened. With no holder found
@@ -16,23 +16,24 @@ import (
 // error which unwraps to fs.ErrPermission.
 //
 // A program that got a device from a vfio group and closed the group's node
-// since is not seen.
-func Holders(proc, node string) ([]Process, error) {
+// since is not seen, nor one that has the node only mapped.
+func Holders(proc, node string) ([]procfs.Process, error) {
 	want, err := os.Stat(node)
 	if err != nil {
 		return nil, err
 	}
-	pids, err := processes(proc)
+	dir := procfs.Dir(proc)
+	pids, err := dir.Processes()
 	if err != nil {
 		return nil, err
 	}
-	var holders []Process
+	var holders []procfs.Process
 	closed := 0
 	for _, pid := range pids {
-		open, err := hasOpen(filepath.Join(proc, strconv.Itoa(pid), "fd"), want)
+		open, err := hasOpen(dir, pid, want)
 		switch {
 		case open:
-			p, _ := readProcess(proc, pid)
+			p, _ := dir.Process(pid)
 			holders = append(holders, p)
 		case errors.Is(err, fs.ErrPermission):
 			closed++
@@ -54,25 +55,21 @@ func processCount(n int) string {
 // hasOpen asks for the file behind a descriptor only where the name fits, since
 // to ask can wait for a dead file server. A container may know the node by
 // another path, but hardly by another name.
-func hasOpen(fds string, want os.FileInfo) (bool, error) {
-	entries, err := os.ReadDir(fds)
-	if err != nil {
-		return false, err
-	}
-	for _, entry := range entries {
-		name := filepath.Join(fds, entry.Name())
-		target, err := os.Readlink(name)
-		if errors.Is(err, fs.ErrPermission) {
-			return false, err
+func hasOpen(proc procfs.Dir, pid int, want os.FileInfo) (bool, error) {
+	links, err := proc.Descriptors(pid)
+	for _, link := range links {
+		target, fault := os.Readlink(link)
+		if errors.Is(fault, fs.ErrPermission) {
+			err = fault
 		}
-		if err != nil || path.Base(target) != want.Name() {
+		if fault != nil || path.Base(target) != want.Name() {
 			continue
 		}
-		if have, err := os.Stat(name); err == nil && sameNode(have, want) {
+		if have, err := os.Stat(link); err == nil && sameNode(have, want) {
 			return true, nil
 		}
 	}
-	return false, nil
+	return false, err
 }
 
 func sameNode(a, b os.FileInfo) bool {

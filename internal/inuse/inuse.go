@@ -15,9 +15,8 @@
 //     and the kernel's command line: in a volume group of which another drive's
 //     part is active;
 //   - the disks that a host adapter has yet to find beside those it has found;
-//   - a program without a descriptor to show: it mapped the node and closed it,
-//     registered it with io_uring, has it under way in a socket, or opened it in
-//     a thread that shares no descriptors with the first;
+//   - a descriptor that no process shows: one that is under way in a socket, or
+//     that was registered with io_uring and closed;
 //   - what opens the drive after the last look, right before the unbind, without
 //     claiming it: a program, a loop device, an export.
 package inuse
@@ -31,6 +30,7 @@ import (
 	"time"
 
 	"vfio-hotplug/internal/pci"
+	"vfio-hotplug/internal/procfs"
 	"vfio-hotplug/internal/sysfs"
 )
 
@@ -46,6 +46,10 @@ type Finder struct {
 	// patience is how long a look may take. A healthy drive takes milliseconds;
 	// the kernel gives one 30 s for a read before it resets it.
 	patience time.Duration
+
+	// What many looks share that begin at about the same time.
+	mountTables                   shared[readTable]
+	descriptorScans, mappingScans shared[*scan]
 }
 
 // New gives a Finder for the machine whose sysfs is sys, and whose proc, dev
@@ -62,12 +66,16 @@ type How struct {
 	// Blank asks for signatures on a drive as well as for its users.
 	Blank bool
 	// Exclusive keeps others from beginning to use the drive after the look,
-	// for as long as the Hold is open.
+	// for as long as the Hold is open: for a drive that is about to be taken.
 	Exclusive bool
 	// Passive opens no node of the device, so that nobody is kept from it and
 	// nobody hears of a closing. It sees the uses that show: not what only a
-	// claim shows, nor what is on a drive. The rest does not count then.
+	// claim shows, nor what is on a drive. The rest does not count then. It is the
+	// look for right before the device is taken.
 	Passive bool
+	// All looks for every use, for a person to see: else a look ends at the first
+	// step that finds one.
+	All bool
 }
 
 // NotSettledError says that the driver is still bringing the device up, so
@@ -85,9 +93,9 @@ func (e *NotSettledError) Error() string { return e.Reason }
 // look for. The Hold is nil unless the report is free of vetoes; a nil Hold may
 // be used like any other.
 //
-// It opens the nodes of drives and of loop devices for reading, and reads some
-// megabytes of each drive for Blank, or where fstab and the like name drives by
-// what is on them. That can wait for a sick drive: after a minute, or when ctx ends,
+// It opens the nodes of loop devices and, where no use shows, of drives for reading,
+// and reads some megabytes of each drive for Blank, or where fstab and the like
+// name drives by what is on them. That can wait for a sick drive: after a minute, or when ctx ends,
 // Look returns without it.
 //
 // It needs CAP_SYS_ADMIN for the list of namespaces, and CAP_SYS_PTRACE and
@@ -141,8 +149,10 @@ type look struct {
 	facts  pci.Device
 	report Report
 
-	characters []character
-	visits     []string // of programs that look at the device and go
+	characters  []character
+	controllers []controller // that complete is to ask
+	unasked     []wayTo      // devices that programs may have open
+	visits      []string     // of programs that look at the device and go
 
 	step atomic.Pointer[string] // what it is doing, for whoever waits
 }
@@ -172,36 +182,119 @@ func (l *look) run(ctx context.Context) (Report, *Hold, error) {
 
 // all looks by the driver: what a device can be used for is the driver's
 // affair, not the class's.
+//
+// It goes from what costs little and disturbs nobody to what does, and ends at
+// the first step that has found a veto, unless all are asked for. Claimed are only
+// disks against which nothing speaks, and what is claimed is looked at once more,
+// so that nothing can have begun in between.
 func (l *look) all(ctx context.Context) (*Hold, error) {
-	var disks []disk
-	var err error
+	hold := &Hold{}
+	disks, err := l.disks()
+	if err != nil || len(disks)+len(l.characters) == 0 {
+		return hold, err
+	}
+	u := l.users()
+	if l.All {
+		u.opens = l.programs()
+	}
+	if err := l.uses(ctx, u, disks, nil); err != nil || l.decided() {
+		return hold, err
+	}
+	if u.opens == nil {
+		u.opens = l.programs()
+		for _, way := range l.unasked {
+			l.openUses(u.opens, way.device, way.chain)
+		}
+	}
+	if l.decided() || l.Passive {
+		return hold, nil
+	}
+	l.report.blank = l.Blank && (len(disks) > 0 || l.facts.Driver == "nvme") // which says that it has no namespaces
+	for _, step := range []func() error{
+		l.settled,
+		l.complete,
+		func() error { return l.contents(ctx, u, disks, nil) },
+	} {
+		if err := step(); err != nil || l.report.Veto() {
+			return hold, err
+		}
+	}
+	if l.Exclusive && len(disks) > 0 {
+		return hold, l.keepOut(ctx, hold, disks)
+	}
+	return hold, nil
+}
+
+// decided reports whether there is nothing more to find out.
+func (l *look) decided() bool { return l.report.Veto() && !l.All }
+
+// disks gives the disks of the device, and notes its other nodes.
+func (l *look) disks() ([]disk, error) {
 	switch l.facts.Driver {
 	case "", "pci-stub":
 		l.report.unchecked("no driver has read it")
+		return nil, nil
 	case "nvme":
-		disks, err = l.namespaces()
-	default:
-		disks, err = l.others()
+		return l.namespaces()
 	}
-	if err != nil {
-		return nil, err
+	return l.others()
+}
+
+// uses notes the uses of the device that u tells of. A disk that is busy has one
+// for certain.
+func (l *look) uses(ctx context.Context, u users, disks []disk, busy []bool) error {
+	l.report.nodes, l.unasked = nil, nil
+	for _, c := range l.characters {
+		l.report.nodes = append(l.report.nodes, l.dev+"/"+c.name)
+		l.nodeUses(u, device{character: true, number: c.number}, []string{c.name})
 	}
-	return l.disks(ctx, disks)
+	for i, d := range disks {
+		before := len(l.report.Uses) + len(l.visits)
+		if err := l.diskUses(u, d); err != nil {
+			return err
+		}
+		if busy != nil && busy[i] && len(l.report.Uses)+len(l.visits) == before {
+			l.claimed(ctx, u, d)
+		}
+	}
+	return nil
+}
+
+// keepOut claims disks that nobody uses, and looks for what has begun before it
+// could: a claim, what takes none, and what has been written. For programs the
+// caller looks again.
+func (l *look) keepOut(ctx context.Context, hold *Hold, disks []disk) error {
+	busy, err := l.claim(hold, disks)
+	if err != nil || l.report.Veto() {
+		return err
+	}
+	u := l.users()
+	if slices.Contains(busy, true) {
+		u.opens = l.programs()
+	}
+	if err := l.uses(ctx, u, disks, busy); err != nil || l.report.Veto() {
+		return err
+	}
+	if err := l.settled(); err != nil {
+		return err
+	}
+	return l.contents(ctx, u, disks, hold.files)
 }
 
 // claimed notes that a disk is claimed, and no finder has found by whom. It may
 // be another look of ours: two functions of a drive can have one disk. Else it
 // helps to say what is there: ZFS shows by its label, which is the pool's name.
 func (l *look) claimed(ctx context.Context, u users, d disk) {
-	if slices.Contains(u.opens[device{number: d.number}], u.self) {
+	if u.opens.has(device{number: d.number}, procfs.Dir(l.proc).Self()) {
 		l.visits = append(l.visits, "another operation of ours holds "+d.name)
 		return
 	}
+	l.report.trace(claim{d.node(l.dev), d.number})
 	const claimed = "claimed, but nothing shows by whom"
 	parts, _ := l.partitions(d.name)
 	told := false
 	for _, p := range append([]disk{d}, parts...) {
-		if c, err := l.readPartition(ctx, p); err == nil && c["ID_FS_TYPE"] != "" {
+		if c, err := l.readDisk(ctx, p, nil); err == nil && c["ID_FS_TYPE"] != "" {
 			l.report.use(Claim, append(d.chain(p.name), c.String()+", and "+claimed)...)
 			told = true
 		}
@@ -209,46 +302,4 @@ func (l *look) claimed(ctx context.Context, u users, d disk) {
 	if !told {
 		l.report.use(Claim, append(d.chain(d.name), claimed)...)
 	}
-}
-
-// disks looks at the disks of the device. They are held first and looked at
-// then, so that nothing can begin in between. The partitions are read under the
-// hold: its open waits until the kernel has scanned them.
-func (l *look) disks(ctx context.Context, disks []disk) (*Hold, error) {
-	hold := &Hold{}
-	busy := make([]bool, len(disks))
-	for i, d := range disks {
-		if l.Passive {
-			break
-		}
-		var err error
-		if busy[i], err = l.hold(hold, d); err != nil {
-			return hold, err
-		}
-	}
-	if len(disks)+len(l.characters) == 0 {
-		return hold, nil
-	}
-	users := l.users()
-	for _, c := range l.characters {
-		l.report.nodes = append(l.report.nodes, l.dev+"/"+c.name)
-		l.nodeUses(users, device{character: true, number: c.number}, []string{c.name})
-	}
-	for i, d := range disks {
-		before := len(l.report.Uses) + len(l.visits)
-		if err := l.diskUses(users, d); err != nil {
-			return hold, err
-		}
-		if busy[i] && len(l.report.Uses)+len(l.visits) == before {
-			l.claimed(ctx, users, d)
-		}
-	}
-	if l.Passive {
-		return hold, nil
-	}
-	if err := l.settled(); err != nil || l.report.Veto() {
-		return hold, err
-	}
-	l.report.blank = l.Blank && (len(disks) > 0 || l.facts.Driver == "nvme") // which says that it has no namespaces
-	return hold, l.contents(ctx, users, disks, hold)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -68,7 +69,7 @@ type machine struct {
 // newMachine has an NVMe drive without namespaces, on nvme.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	m := &machine{t: t, dir: t.TempDir(), nodes: &madeNodes{numbers: map[string]number{}, character: map[string]bool{}, faults: map[string]error{}, active: map[string][]uint32{}, backings: map[string]number{}}}
+	m := &machine{t: t, dir: t.TempDir(), nodes: &madeNodes{numbers: map[string]number{}, character: map[string]bool{}, faults: map[string]error{}, active: map[string][]uint32{}, backings: map[string]number{}, exclusive: map[*os.File]bool{}}}
 	m.mkdir("sys/" + home)
 	m.linkTo("bus/pci/devices/"+drive.String(), home)
 	m.mkdir("sys/class/block")
@@ -247,8 +248,11 @@ type madeNodes struct {
 	active    map[string][]uint32
 	backings  map[string]number // of loop devices, by their node
 	opened    []*os.File
-	shared    bool   // somebody opened without a claim
-	claimed   string // a node that somebody has claimed
+	exclusive map[*os.File]bool // which of them are claims
+	claimed   string            // a node that somebody has claimed
+	tries     int               // to claim a node
+	onClaim   func()            // called before the first of them
+	asked     atomic.Int64      // how many descriptors and mappings were followed
 	block     chan struct{}
 }
 
@@ -256,11 +260,17 @@ func (n *madeNodes) open(path string, want number, exclusive bool) (*os.File, er
 	if n.block != nil {
 		<-n.block
 	}
-	if err := n.faults[path]; err != nil {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	if exclusive {
+		if n.tries++; n.tries == 1 && n.onClaim != nil {
+			n.onClaim()
+		}
 	}
-	if exclusive && path == n.claimed {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: syscall.EBUSY}
+	err := n.faults[path]
+	if path == n.claimed {
+		err = syscall.EBUSY
+	}
+	if err != nil && (exclusive || err != syscall.EBUSY) { // which only a claim is
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	if _, err := os.Stat(path); err == nil && n.numbers[path] != want {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: errStale}
@@ -270,7 +280,7 @@ func (n *madeNodes) open(path string, want number, exclusive bool) (*os.File, er
 		return nil, err
 	}
 	n.opened = append(n.opened, file)
-	n.shared = n.shared || !exclusive
+	n.exclusive[file] = exclusive
 	return file, nil
 }
 
@@ -306,6 +316,7 @@ func (n *madeNodes) backing(path string, want number) (number, error) {
 }
 
 func (n *madeNodes) behind(descriptor string) (device, bool, error) {
+	n.asked.Add(1)
 	if err := n.faults[descriptor]; err != nil {
 		return device{}, false, &fs.PathError{Op: "stat", Path: descriptor, Err: err}
 	}

@@ -248,7 +248,7 @@ func TestAClaimThatNothingShowsSaysWhatIsThere(t *testing.T) {
 	m.carries("nvme0n1", "ID_PART_TABLE_TYPE=gpt")
 	m.carries("nvme0n1p1", "ID_FS_TYPE=zfs_member", "ID_FS_LABEL_ENC=tank")
 	m.nodes.claimed = m.path("dev/nvme0n1")
-	report, _, err := m.look("nvme", pci.NVMe, forBlank)
+	report, _, err := m.look("nvme", pci.NVMe, forIdle)
 	must(t, err)
 	const want = `nvme0n1p1 → zfs_member "tank", and claimed, but nothing shows by whom; ` +
 		`nvme0n1p2 → ext4 "my data", and claimed, but nothing shows by whom`

@@ -13,9 +13,10 @@ import (
 	"vfio-hotplug/internal/sysfs"
 )
 
-// namespaces gives the disks of an NVMe drive, all of them: nvme scans for
-// namespaces after its bind (Linux 6.1), so that a full drive has no disks for
-// a moment. The drive itself is therefore asked which namespaces there are.
+// namespaces gives the disks that an NVMe drive shows. That need not be all of
+// them: nvme scans for namespaces after its bind (Linux 6.1), so that a full drive
+// has no disks for a moment. Complete therefore asks the drive itself which
+// namespaces there are.
 func (l *look) namespaces() ([]disk, error) {
 	controllers, err := list(l.dir, "nvme")
 	if err != nil {
@@ -58,41 +59,51 @@ func (l *look) controller(name string) ([]disk, error) {
 		l.report.doubt("look for "+name+" in the kernel's log: dmesg", "%s is %s: its contents cannot be checked", name, state)
 		return nil, nil
 	}
-	active, err := l.active(dir, name)
-	if err != nil || active == nil {
-		return nil, err
-	}
-	disks, shown, err := l.shown(dir, name)
-	if err != nil {
-		return nil, err
-	}
-	missing := slices.DeleteFunc(active, func(id uint32) bool { return shown[id] })
-	if len(missing) > 0 && !l.report.Veto() { // with a veto there is nothing to wait for
-		return nil, &NotSettledError{fmt.Sprintf("namespace %s of %s has no block device: its contents cannot be checked", numbers(missing), name)}
-	}
-	return disks, nil
-}
-
-// active asks the controller for its active namespaces; nil stands for a doubt
-// that has been noted.
-func (l *look) active(dir sysfs.Dir, name string) ([]uint32, error) {
 	text, err := attribute(dir, "dev")
 	if err != nil {
 		return nil, fmt.Errorf("read the number of %s: %w", name, err)
 	}
-	want, err := parseNumber(text)
+	number, err := parseNumber(text)
 	if err != nil {
 		return nil, fmt.Errorf("read the number of %s: %w", name, err)
 	}
-	l.characters = append(l.characters, character{name, want})
-	if l.Passive {
-		return []uint32{}, nil
+	l.characters = append(l.characters, character{name, number})
+	disks, shown, err := l.shown(dir, name)
+	l.controllers = append(l.controllers, controller{name, number, shown})
+	return disks, err
+}
+
+// controller is an NVMe controller with the namespaces that are accounted for.
+type controller struct {
+	name   string
+	number number
+	shown  map[uint32]bool
+}
+
+// complete asks each controller whether it has more namespaces than are shown.
+func (l *look) complete() error {
+	for _, c := range l.controllers {
+		active, err := l.active(c)
+		if err != nil {
+			return err
+		}
+		missing := slices.DeleteFunc(active, func(id uint32) bool { return c.shown[id] })
+		if len(missing) > 0 && !l.report.Veto() { // with a veto there is nothing to wait for
+			return &NotSettledError{fmt.Sprintf("namespace %s of %s has no block device: its contents cannot be checked", numbers(missing), c.name)}
+		}
 	}
+	return nil
+}
+
+// active asks a controller for its active namespaces. What keeps it from that is
+// noted as a doubt.
+func (l *look) active(c controller) ([]uint32, error) {
+	name := c.name
 	l.doing("asking %s for its namespaces", name)
-	active, err := l.nodes.namespaces(l.dev+"/"+name, want)
+	active, err := l.nodes.namespaces(l.dev+"/"+name, c.number)
 	switch {
 	case err == nil:
-		return append([]uint32{}, active...), nil
+		return slices.Clone(active), nil
 	case errors.Is(err, fs.ErrPermission):
 		l.report.doubt("run as root with CAP_SYS_ADMIN, and let the service open "+name, "%s may not be asked for its namespaces: %v", name, err)
 	case errors.Is(err, fs.ErrNotExist):

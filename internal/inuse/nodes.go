@@ -149,9 +149,9 @@ func numberOf(stat unix.Stat_t) number {
 	return number{unix.Major(uint64(stat.Rdev)), unix.Minor(uint64(stat.Rdev))}
 }
 
-// Hold keeps disks open, and if they were opened so, exclusively: nobody can
-// mount them, put them into an array or claim them otherwise until it is
-// closed. It does not keep a program from opening them.
+// Hold keeps disks open exclusively: nobody can mount them, put them into an
+// array or claim them otherwise until it is closed. It does not keep a program
+// from opening them.
 type Hold struct {
 	files []*os.File
 }
@@ -180,15 +180,18 @@ func (h *Hold) Close() error {
 	return err
 }
 
-// hold opens a disk and adds it to h. busy says that somebody else has claimed
-// it.
-func (l *look) hold(h *Hold, d disk) (busy bool, err error) {
-	file, err := l.open(d, l.Exclusive)
-	h.files = append(h.files, file)
-	if errors.Is(err, syscall.EBUSY) {
-		return true, nil
+// claim opens the disks exclusively, and says which of them somebody else has
+// claimed.
+func (l *look) claim(hold *Hold, disks []disk) (busy []bool, err error) {
+	busy = make([]bool, len(disks))
+	for i, d := range disks {
+		file, err := l.open(d, true)
+		hold.files = append(hold.files, file)
+		if busy[i] = errors.Is(err, syscall.EBUSY); err != nil && !busy[i] {
+			return busy, err
+		}
 	}
-	return false, err
+	return busy, nil
 }
 
 // open opens a disk for reading. What keeps it from being opened, other than

@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
+	"vfio-hotplug/internal/procfs"
 	"vfio-hotplug/internal/sysfs"
 )
 
@@ -27,102 +25,146 @@ type character struct {
 	number number
 }
 
-// opens says which processes have which devices open.
-type opens map[device][]int
+// opens says who has which devices open, or mapped.
+type opens map[device][]opener
 
-// opens looks once through the descriptors of all processes, and goes by what
-// they lead to: a node may have any name. What may not be seen is noted as a
-// doubt; a process that has ended meanwhile has nothing open.
-func (l *look) opens() opens {
-	l.doing("the look for programs that have it open")
-	found := opens{}
-	pids, err := processes(l.proc)
-	if err != nil {
-		l.report.doubt("be root", "what programs have open cannot be seen: %v", err)
-	}
-	closed := 0
-	for _, pid := range pids {
-		switch err := l.addOpens(found, pid); {
-		case errors.Is(err, fs.ErrPermission):
-			closed++
-		case err != nil:
-			l.report.doubt("be root, or stop that program", "what process %d has open cannot be seen: %v", pid, err)
-		}
-	}
-	if closed > 0 {
-		l.report.doubt("be root", "what %s may have open cannot be seen: %v", processCount(closed), fs.ErrPermission)
-	}
-	return found
+// opener is a process that has a device open.
+type opener struct {
+	pid  int
+	link string // in procfs; leads to the device for as long as it is open
 }
 
-// addOpens adds what one process has open. Its error is the first, and does not
-// keep it from looking on.
-func (l *look) addOpens(found opens, pid int) error {
-	tables, err := descriptorTables(filepath.Join(l.proc, strconv.Itoa(pid)))
-	for _, table := range tables {
-		names, fault := entries(table)
-		err = cmp.Or(err, fault)
-		for _, name := range names {
-			d, ok, fault := l.nodes.behind(filepath.Join(table, name))
-			if !ended(fault) {
-				err = cmp.Or(err, fault)
-			}
-			if ok && !slices.Contains(found[d], pid) {
-				found[d] = append(found[d], pid)
-			}
+// scan is a look through all processes, which many looks may share.
+type scan struct {
+	opens  opens
+	fault  error // no process can be seen
+	closed int   // how many may not be looked into
+	faults []processFault
+}
+
+type processFault struct {
+	pid int
+	err error
+}
+
+// programs looks through what all processes have open, and goes by what it leads
+// to: a node may have any name. What cannot be seen is noted as a doubt; a process
+// that has ended meanwhile has nothing open.
+//
+// Mappings too are looked through, which takes far longer, where the look is the
+// last one before the device is taken, or for somebody who wants to know all.
+func (l *look) programs() opens {
+	l.doing("the look for programs that have it open")
+	mapped := l.Passive || l.All
+	scans := &l.descriptorScans
+	if mapped {
+		scans = &l.mappingScans
+	}
+	s := scans.get(func() *scan { return l.scan(mapped) })
+	if s.fault != nil {
+		l.report.doubt("be root", "what programs have open cannot be seen: %v", s.fault)
+	}
+	for _, f := range s.faults {
+		l.report.doubt("be root, or stop that program", "what process %d has open cannot be seen: %v", f.pid, f.err)
+	}
+	if s.closed > 0 {
+		l.report.doubt("be root", "what %s may have open cannot be seen: %v", processCount(s.closed), fs.ErrPermission)
+	}
+	return s.opens
+}
+
+func (f *Finder) scan(mapped bool) *scan {
+	s := &scan{opens: opens{}}
+	var pids []int
+	pids, s.fault = procfs.Dir(f.proc).Processes()
+	files := map[string]seen{}
+	for _, pid := range pids {
+		err := f.addDescriptors(s.opens, pid)
+		if mapped {
+			err = cmp.Or(err, f.addMappings(s.opens, files, pid))
+		}
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+			s.closed++
+		case err != nil:
+			s.faults = append(s.faults, processFault{pid, err})
+		}
+	}
+	return s
+}
+
+// addDescriptors adds what one process has open. Its error is the first, and does
+// not keep it from looking on.
+func (f *Finder) addDescriptors(found opens, pid int) error {
+	links, err := procfs.Dir(f.proc).Descriptors(pid)
+	for _, link := range links {
+		d, ok, fault := f.nodes.behind(link)
+		if !procfs.Ended(fault) {
+			err = cmp.Or(err, fault)
+		}
+		if ok {
+			found.add(d, pid, link)
 		}
 	}
 	return err
 }
 
-// descriptorTables gives the directories of a process's descriptors. That is
-// its first thread's; but the first thread may have ended before the others,
-// and then only theirs show what is open.
-func descriptorTables(process string) ([]string, error) {
-	first := filepath.Join(process, "fd")
-	if names, err := entries(first); err != nil || len(names) > 0 {
-		return []string{first}, err
-	}
-	threads, err := entries(filepath.Join(process, "task"))
-	tables := make([]string, len(threads))
-	for i, thread := range threads {
-		tables[i] = filepath.Join(process, "task", thread, "fd")
-	}
-	return tables, err
+// seen is what a file has turned out to be.
+type seen struct {
+	device device
+	is     bool // a device
 }
 
-// entries gives the names in a directory of a process, none once it has ended.
-func entries(dir string) ([]string, error) {
-	file, err := os.Open(dir)
-	if ended(err) {
-		return nil, nil
+// addMappings adds what one process has mapped. Most have the same files mapped,
+// so that each file is asked only once.
+func (f *Finder) addMappings(found opens, files map[string]seen, pid int) error {
+	mappings, err := procfs.Dir(f.proc).Mappings(pid)
+	for _, m := range mappings {
+		file, known := files[m.File]
+		if !known {
+			var fault error
+			if file.device, file.is, fault = f.nodes.behind(m.Link); fault != nil {
+				if !procfs.Ended(fault) {
+					err = cmp.Or(err, fault)
+				}
+				continue
+			}
+			files[m.File] = file
+		}
+		if file.is {
+			found.add(file.device, pid, m.Link)
+		}
 	}
-	if err != nil {
-		return nil, err
+	return err
+}
+
+func (o opens) add(d device, pid int, link string) {
+	if !o.has(d, pid) {
+		o[d] = append(o[d], opener{pid, link})
 	}
-	defer file.Close()
-	names, err := file.Readdirnames(-1)
-	if ended(err) {
-		err = nil
-	}
-	return names, err
+}
+
+func (o opens) has(d device, pid int) bool {
+	return slices.ContainsFunc(o[d], func(o opener) bool { return o.pid == pid })
 }
 
 // openUses notes the programs that have a device open, chain being the way to
 // it. Open for ourselves is no use: that is this look, or another one's.
-func (l *look) openUses(u users, d device, chain []string) {
-	name := chain[len(chain)-1]
-	for _, pid := range u.opens[d] {
-		p, err := readProcess(l.proc, pid)
-		parent, _ := readProcess(l.proc, p.parent)
+func (l *look) openUses(all opens, d device, chain []string) {
+	name, proc := chain[len(chain)-1], procfs.Dir(l.proc)
+	self := proc.Self()
+	for _, o := range all[d] {
+		p, err := proc.Process(o.pid)
+		parent, _ := proc.Process(p.Parent)
 		switch {
 		// A child has copies of all our descriptors until it runs its program.
-		case pid == u.self || p.parent == u.self:
-		case ended(err): // but it may have passed its descriptors on
-			l.visits = append(l.visits, fmt.Sprintf("process %d, which had %s open, has just ended", pid, name))
+		case o.pid == self || p.Parent == self:
+		case procfs.Ended(err): // but it may have passed its descriptors on
+			l.visits = append(l.visits, fmt.Sprintf("process %d, which had %s open, has just ended", o.pid, name))
 		case visits(p.Command), visits(parent.Command):
 			l.visits = append(l.visits, fmt.Sprintf("%s is still looking at %s", p, name))
 		default:
+			l.report.trace(opened{o.link, d})
 			l.report.use(Open, append(slices.Clone(chain), p.String())...)
 		}
 	}

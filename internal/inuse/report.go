@@ -23,6 +23,7 @@ type Report struct {
 	// Where the end of a use may show: the device's own nodes, by a closing, and
 	// the directories of its exports.
 	nodes, exports []string
+	traces         []trace // by which Still knows the uses again
 }
 
 // Kind is what a device is used for.
@@ -36,6 +37,7 @@ const (
 	Claim   Kind = "claim"   // something that only the exclusive open shows
 	Network Kind = "network" // a network interface that is up
 	Open    Kind = "open"    // a program that holds its node open
+	Memory  Kind = "memory"  // memory of it is the machine's
 	Export  Kind = "export"  // given to other machines by nvmet or LIO
 	Named   Kind = "named"   // not used now, but somebody has put its name down for use
 )
@@ -179,6 +181,9 @@ func (r *Report) use(kind Kind, chain ...string) {
 	}
 	r.Uses = append(r.Uses, use)
 }
+
+// trace notes where a use shows that has been noted.
+func (r *Report) trace(t trace) { r.traces = append(r.traces, t) }
 
 func (r *Report) doubt(remedy, format string, a ...any) {
 	r.Doubts = append(r.Doubts, Doubt{Text: oneLine(fmt.Sprintf(format, a...)), Remedy: remedy})

@@ -18,28 +18,27 @@ import (
 type users struct {
 	mounts map[number][]string // mount points
 	points map[string]bool     // all mount points
-	swaps  map[number]bool
+	lines  map[string][]string // of mountinfo, by mount point
+	swaps  map[number]string   // the paths by which the kernel lists them
 	loops  map[number][]string // loop devices, by what they are backed by
-	opens  opens
-	self   int // our own process
+	opens  opens               // nil until programs has been asked
 
 	exports map[device][]export
 }
 
-// users reads who uses devices directly. What cannot be read is noted as a
-// doubt.
+// users reads who uses devices directly, but for programs. What cannot be read is
+// noted as a doubt.
 func (l *look) users() users {
 	u := users{
-		mounts: map[number][]string{}, points: map[string]bool{}, swaps: map[number]bool{}, loops: map[number][]string{},
-		exports: map[device][]export{}, opens: l.opens(), self: self(l.proc),
+		mounts: map[number][]string{}, points: map[string]bool{}, lines: map[string][]string{}, swaps: map[number]string{},
+		loops: map[number][]string{}, exports: map[device][]export{},
 	}
 	l.doing("the look for mounts and swap")
-	// Process 1's, because a service may see less than the machine has.
-	table, err := os.ReadFile(filepath.Join(l.proc, "1/mountinfo"))
+	table, err := l.mountTable()
 	if err != nil {
 		l.report.doubt("run as root with CAP_SYS_PTRACE", "what is mounted cannot be read: %v", err)
 	}
-	for line := range strings.Lines(string(table)) {
+	for line := range strings.Lines(table) {
 		l.addMount(u, line)
 	}
 	swaps, err := os.ReadFile(filepath.Join(l.proc, "swaps"))
@@ -50,7 +49,7 @@ func (l *look) users() users {
 		fields := strings.Fields(line)
 		if len(fields) > 1 && fields[1] == "partition" {
 			if n, ok := l.nodeNumber(unescape(fields[0])); ok {
-				u.swaps[n] = true
+				u.swaps[n] = fields[0]
 			}
 		}
 	}
@@ -87,6 +86,7 @@ func (l *look) addMount(u users, line string) {
 		return
 	}
 	u.points[m.point] = true
+	u.lines[m.point] = append(u.lines[m.point], line)
 	if m.number.major != 0 {
 		u.mounts[m.number] = append(u.mounts[m.number], m.point)
 		return
@@ -189,30 +189,61 @@ func (l *look) diskUses(u users, d disk) error {
 func (l *look) blockUses(u users, name string, n number, chain []string) error {
 	for _, point := range u.mounts[n] {
 		kind := Mount
-		if !strings.HasPrefix(point, "/") { // mounted where mountinfo does not show it
+		if id, hidden := strings.CutPrefix(point, "btrfs "); hidden { // mounted where mountinfo does not show it
 			kind = Holder
+			l.report.trace(link("fs/btrfs/" + id + "/devices/" + name))
+		}
+		for _, line := range u.lines[point] {
+			l.report.trace(mountLine(line))
 		}
 		l.report.use(kind, append(chain, point)...)
 	}
-	if u.swaps[n] {
+	if path, swapped := u.swaps[n]; swapped {
+		l.report.trace(swapPath(path))
 		l.report.use(Swap, append(chain, "swap")...)
 	}
 	l.nodeUses(u, device{number: n}, chain)
-	names, err := list(l.sys, "class/block/"+name+"/holders")
+	holders := "class/block/" + name + "/holders"
+	names, err := list(l.sys, holders)
 	if err != nil {
 		return err
+	}
+	for _, holder := range names {
+		l.report.trace(link(holders + "/" + holder))
+	}
+	for _, loop := range u.loops[n] {
+		l.traceValue("class/block/" + loop + "/loop/backing_file")
 	}
 	return l.builtOn(u, append(names, u.loops[n]...), chain)
 }
 
+// traceValue notes an attribute that is as it is for as long as a use lasts.
+func (l *look) traceValue(path string) {
+	if is, err := attribute(l.sys, path); err == nil {
+		l.report.trace(value{path, is})
+	}
+}
+
 // nodeUses notes who uses a device by its node: the kernel, for others, and
-// programs.
+// programs. As long as nobody has looked for programs, it notes the device to be
+// looked for.
 func (l *look) nodeUses(u users, d device, chain []string) {
 	for _, e := range u.exports[d] {
 		l.report.use(e.kind, append(slices.Clone(chain), e.name)...)
 		l.report.exports = append(l.report.exports, filepath.Join(l.root, "sys", e.where))
+		l.traceValue(e.where + "/enable")
 	}
-	l.openUses(u, d, chain)
+	if u.opens == nil {
+		l.unasked = append(l.unasked, wayTo{d, slices.Clone(chain)})
+		return
+	}
+	l.openUses(u.opens, d, chain)
+}
+
+// wayTo is a device with the chain that leads to it.
+type wayTo struct {
+	device device
+	chain  []string
 }
 
 // deepest is how long a chain may get: the kernel stacks block devices far

@@ -178,7 +178,7 @@ func (j *judge) released() Check {
 
 // checkUnused looks once, without keeping others out.
 func (j *judge) checkUnused(ctx context.Context) Check {
-	report, hold, err := j.Uses.Look(ctx, j.Device, j.facts, inuse.How{Blank: j.decision.Takeover == policy.Blank})
+	report, hold, err := j.Uses.Look(ctx, j.Device, j.facts, inuse.How{Blank: j.decision.Takeover == policy.Blank, All: true})
 	var unsettled *inuse.NotSettledError
 	switch {
 	case errors.As(err, &unsettled):

@@ -8,6 +8,7 @@ import (
 	"vfio-hotplug/internal/inuse"
 	"vfio-hotplug/internal/iommu"
 	"vfio-hotplug/internal/ledger"
+	"vfio-hotplug/internal/procfs"
 	"vfio-hotplug/internal/sysfs"
 )
 
@@ -111,7 +112,7 @@ func (o *Operator) awaited(dev *sysfs.Device) (who, remedy string) {
 	return processNames(holders), "stop that program, or have it close " + node
 }
 
-func processNames(holders []inuse.Process) string {
+func processNames(holders []procfs.Process) string {
 	words := make([]string, len(holders))
 	for i, h := range holders {
 		words[i] = h.String()
