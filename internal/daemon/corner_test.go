@@ -30,6 +30,8 @@ func (f failing) Look(context.Context, *sysfs.Device, pci.Device, inuse.How) (in
 	return inuse.Report{}, nil, f.err
 }
 
+func (f failing) Still(context.Context, inuse.Report) bool { return false }
+
 func (f failing) Awaited() (string, error) { return "", f.err }
 
 func (h *house) entries() []ledger.Entry {

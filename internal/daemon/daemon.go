@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"vfio-hotplug/internal/guard"
+	"vfio-hotplug/internal/inuse"
 	"vfio-hotplug/internal/journal"
 	"vfio-hotplug/internal/operate"
 	"vfio-hotplug/internal/pci"
@@ -36,6 +37,7 @@ type Source interface {
 type Operator interface {
 	Take(context.Context, operate.Request) operate.Result
 	Release(context.Context, operate.Request) operate.Result
+	StillUsed(context.Context, inuse.Report) bool
 	Watched(ctx context.Context, r operate.Request, last operate.Result) (news operate.Result, is bool)
 	Unplugged(pci.Address) (operate.Result, bool)
 	Recorded() ([]pci.Address, error)

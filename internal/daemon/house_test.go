@@ -350,13 +350,15 @@ type uses struct {
 	unsettled map[pci.Address]bool
 	awaited   string
 	looks     map[pci.Address]looked
-	within    func() // called in a look, when all has been seen
+	within    func() // called in a look, or in Still, when all has been seen
 }
 
-// looked counts looks.
-type looked struct{ passive, full int }
+// looked counts looks, and how often somebody asked whether a use is there still.
+type looked struct{ passive, full, still int }
 
-func (l looked) minus(o looked) looked { return looked{l.passive - o.passive, l.full - o.full} }
+func (l looked) minus(o looked) looked {
+	return looked{l.passive - o.passive, l.full - o.full, l.still - o.still}
+}
 
 func newUses() *uses {
 	return &uses{chains: map[pci.Address][]string{}, claimed: map[pci.Address]bool{}, unsettled: map[pci.Address]bool{}, looks: map[pci.Address]looked{}}
@@ -401,7 +403,7 @@ func (u *uses) count(bay int) looked {
 	return u.looks[bayAt(bay)]
 }
 
-// during has f called in the next looks.
+// during has f called in the next looks, and when Still is asked.
 func (u *uses) during(f func()) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -414,6 +416,31 @@ func (u *uses) Look(_ context.Context, dev *sysfs.Device, _ pci.Device, how inus
 		within()
 	}
 	return report, nil, err
+}
+
+func (u *uses) Still(_ context.Context, r inuse.Report) bool {
+	is, within := u.still(r)
+	if within != nil {
+		within()
+	}
+	return is
+}
+
+// still knows a device by what its report names, since only one has it.
+func (u *uses) still(r inuse.Report) (is bool, within func()) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for bay := 1; bay <= 12; bay++ {
+		a := bayAt(bay)
+		mounted := u.chains[a] != nil && len(r.Uses) > 0 && slices.Equal(r.Uses[0].Chain, u.chains[a])
+		if mounted || u.claimed[a] && r.Claimed() {
+			looks := u.looks[a]
+			looks.still++
+			u.looks[a] = looks
+			return true, u.within
+		}
+	}
+	return false, u.within
 }
 
 func (u *uses) look(a pci.Address, how inuse.How) (report inuse.Report, within func(), err error) {

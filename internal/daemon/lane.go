@@ -50,13 +50,14 @@ type todo struct {
 	parted  operate.Result // the last word on one that has
 	added   time.Time      // a device was plugged then; zero for none
 	look    bool           // look at the device as a scan does
+	sign    bool           // the same, if what it was refused for is no more
 	offers  []string       // drivers that have come, to be offered the device
 	hands   []hand         // commands, in their order
 	done    []func()       // called when all the above has been done
 }
 
 func (t *todo) empty() bool {
-	return !t.removed && !t.bystand && t.added.IsZero() && !t.look && len(t.offers) == 0 && len(t.hands) == 0 && len(t.done) == 0
+	return !t.removed && !t.bystand && t.added.IsZero() && !t.look && !t.sign && len(t.offers) == 0 && len(t.hands) == 0 && len(t.done) == 0
 }
 
 // hand is a command about one device. One whose client has left before it was
@@ -161,6 +162,8 @@ func (l *lane) do(ctx context.Context, now todo) {
 		l.visit(ctx, operate.Request{Arrival: operate.HotAdd, At: now.added}, l.d.Operator.Take)
 	case now.look:
 		l.visit(ctx, operate.Request{Arrival: operate.Found}, l.d.Operator.Take)
+	case now.sign:
+		l.recheck(ctx)
 	}
 	for _, driver := range now.offers {
 		l.visit(ctx, operate.Request{Arrival: operate.Found}, func(ctx context.Context, r operate.Request) operate.Result {

@@ -32,7 +32,8 @@ type Users interface {
 
 // A sign that a user may have gone is seldom alone: an umount, a volume that is
 // taken down, a table that is written. So a look waits for calm, and the next
-// one for rest, however many signs there are.
+// one for rest, however many signs there are. Most are of others: what was found
+// before is looked up first, and while it is there, that is all.
 const (
 	calm = 500 * time.Millisecond
 	rest = 5 * time.Second
@@ -128,9 +129,24 @@ func (l *lane) lookIn(ctx context.Context, pause time.Duration) {
 		wanted := l.vacancy.inUse != nil
 		l.mu.Unlock()
 		if wanted {
-			l.ask(ctx, func(t *todo) { t.look = true })
+			l.ask(ctx, func(t *todo) { t.sign = true })
 		}
 	})
+}
+
+// recheck looks at a device that was refused because of its users, unless what
+// was found then is there still. It is for the lane's own goroutine.
+func (l *lane) recheck(ctx context.Context) {
+	l.mu.Lock()
+	report := l.vacancy.inUse
+	l.mu.Unlock()
+	switch {
+	case report == nil:
+	case l.d.Operator.StillUsed(ctx, *report):
+		l.pace(ctx, report, *report, false)
+	default:
+		l.visit(ctx, operate.Request{Arrival: operate.Found}, l.d.Operator.Take)
+	}
 }
 
 // follow watches the users that are why a device was refused, and nobody else's:
@@ -154,6 +170,12 @@ func (l *lane) follow(ctx context.Context, result operate.Result) {
 	if err != nil && ctx.Err() == nil {
 		l.d.logUnfollowed(l.address, err)
 	}
+	l.pace(ctx, before, *now, news)
+}
+
+// pace says when the device is looked at next without a sign, if at all: before
+// and now are why it was refused.
+func (l *lane) pace(ctx context.Context, before *inuse.Report, now inuse.Report, news bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {

@@ -41,6 +41,8 @@ type Uses interface {
 	// for it. What it holds open stays so until the Hold is
 	// closed; a nil Hold is an empty one.
 	Look(ctx context.Context, dev *sysfs.Device, facts pci.Device, how inuse.How) (inuse.Report, *inuse.Hold, error)
+	// Still reports whether the uses that a report names are there still.
+	Still(ctx context.Context, r inuse.Report) bool
 	// Awaited gives what the machine has put down for use and is not there yet,
 	// though a drive that no driver has read may bring it; "" for nothing.
 	Awaited() (string, error)

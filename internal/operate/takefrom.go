@@ -61,15 +61,7 @@ func (t *taking) takeFrom(ctx context.Context, from string) Result {
 // holdUnused looks whether the device is in use and, if not, keeps hold of it
 // so that nobody can begin. It waits until its driver has brought it up: before
 // that, an empty device and a full one look the same.
-//
-// A device that a scan has found may have been in use for long. While that
-// shows it is not opened, so that nobody is kept from it.
 func (t *taking) holdUnused(ctx context.Context, from string) (*inuse.Hold, Check, error) {
-	if t.Arrival == Found {
-		if c := t.shows(ctx, from); c.Veto {
-			return nil, c, nil
-		}
-	}
 	how := inuse.How{Blank: t.decision.Takeover == policy.Blank, Exclusive: true}
 	facts := t.facts
 	facts.Driver = from
@@ -126,3 +118,7 @@ func (t *taking) shows(ctx context.Context, driver string) Check {
 	}
 	return t.unused(report)
 }
+
+// StillUsed reports whether what stood in the way, as a Result's InUse told, is
+// there still, so that another Take would be refused again. It costs far less.
+func (o *Operator) StillUsed(ctx context.Context, r inuse.Report) bool { return o.Uses.Still(ctx, r) }
