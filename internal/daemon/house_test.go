@@ -348,6 +348,7 @@ type uses struct {
 	chains    map[pci.Address][]string
 	claimed   map[pci.Address]bool
 	unsettled map[pci.Address]bool
+	unchecked []string // what no look can look at
 	awaited   string
 	looks     map[pci.Address]looked
 	within    func() // called in a look, or in Still, when all has been seen
@@ -453,6 +454,7 @@ func (u *uses) look(a pci.Address, how inuse.How) (report inuse.Report, within f
 		looks.full++
 	}
 	u.looks[a] = looks
+	report.Unchecked = u.unchecked
 	switch chain := u.chains[a]; {
 	case u.unsettled[a]:
 		err = &inuse.NotSettledError{Reason: "nvme0 is new"}

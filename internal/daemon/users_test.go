@@ -86,6 +86,21 @@ func inUse(t *testing.T, bays int, policy string, o sysfstest.Options) *house {
 	return h
 }
 
+// A device of which not all uses can be seen says so when it is taken.
+func TestWhatWasNotLookedAtIsToldOfADeviceThatIsTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, 1, sysfstest.Options{}, everyNVMe)
+		h.Plug(bayAt(1), sysfstest.Drive{})
+		h.uses.unchecked = []string{"who uses it in the kernel"}
+		h.start()
+		h.want(1, "vfio-pci", operate.Taken)
+		if line := h.log.last("outcome=taken"); !strings.Contains(line, "not checked: who uses it in the kernel") {
+			t.Errorf("%q does not say what was not looked at", line)
+		}
+		h.end()
+	})
+}
+
 func TestADriveIsTakenWhenItsLastUserGoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := inUse(t, 1, everyNVMe, sysfstest.Options{})

@@ -1,6 +1,7 @@
 package inuse
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,6 +15,10 @@ import (
 type number struct{ major, minor uint32 }
 
 func (n number) String() string { return fmt.Sprintf("%d:%d", n.major, n.minor) }
+
+func (n number) compare(o number) int {
+	return cmp.Or(cmp.Compare(n.major, o.major), cmp.Compare(n.minor, o.minor))
+}
 
 func parseNumber(s string) (number, error) {
 	major, minor, _ := strings.Cut(s, ":")

@@ -3,6 +3,7 @@ package inuse
 import (
 	"fmt"
 	"io/fs"
+	"os"
 	"syscall"
 	"testing"
 
@@ -139,6 +140,25 @@ func TestNoFaultMakesAUsedDeviceLookFree(t *testing.T) {
 			m.block(home+"/host0/target0:0:0/0:0:0:0/block/sda", blank)
 			m.mount("sda", "/srv")
 		}},
+		{"a node of the driver that a program has open", "bc", func(m *machine) {
+			m.remove("sys/" + home + "/nvme")
+			m.file("proc/devices", "Character devices:\n240 big_card\n")
+			m.linkTo("bus/pci/drivers/bc/module", "module/big_card")
+			m.linkTo("dev/char/240:0", "devices/virtual/card/card0")
+			m.network("net/eth0", "0x1002")
+			m.holds(123, "tool", m.unlistedNode("card0", 240, 0))
+		}},
+		{"memory that the machine has", "cxl_pci", func(m *machine) {
+			m.remove("sys/" + home + "/nvme")
+			m.network("net/eth0", "0x1002")
+			m.cxl("0x1000", "region0")
+			m.dax("region0", "kmem")
+		}},
+		{"memory of a hypervisor", "virtio-pci", func(m *machine) {
+			m.remove("sys/" + home + "/nvme")
+			m.network("net/eth0", "0x1002")
+			m.linkTo(home+"/virtio3/driver", "bus/virtio/drivers/virtio_mem")
+		}},
 		{"a group that a program has open", "vfio-pci", func(m *machine) {
 			m.remove("sys/" + home + "/nvme")
 			m.mkdir("sys/" + home + "/vfio-dev/vfio0")
@@ -151,6 +171,10 @@ func TestNoFaultMakesAUsedDeviceLookFree(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%v", c.name, fault), func(t *testing.T) {
 				m := newMachine(t)
 				c.make(m)
+				class := pci.NVMe
+				if _, err := os.Stat(m.path("sys/" + home + "/net")); err == nil && c.driver != "e1000e" {
+					class = nic // of which the interface that is down says nothing
+				}
 				f, _ := m.finder()
 				root := f.sys
 				for n, ended := 1, false; !ended; n++ {
@@ -159,7 +183,7 @@ func TestNoFaultMakesAUsedDeviceLookFree(t *testing.T) {
 					device, err := sysfs.New(faulty, nil).Open(drive)
 					must(t, err)
 					f.sys = faulty
-					report, hold, err := f.Look(t.Context(), device, pci.Device{Driver: c.driver, Class: pci.NVMe}, forIdle)
+					report, hold, err := f.Look(t.Context(), device, pci.Device{Driver: c.driver, Class: class}, forIdle)
 					must(t, device.Close())
 					if err == nil && !report.Veto() {
 						t.Errorf("after a failed %s: %s", last, report)

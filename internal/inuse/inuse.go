@@ -151,6 +151,7 @@ type look struct {
 
 	characters  []character
 	controllers []controller // that complete is to ask
+	majors      []uint32     // of devices of the driver that need not show below it
 	unasked     []wayTo      // devices that programs may have open
 	visits      []string     // of programs that look at the device and go
 
@@ -190,7 +191,7 @@ func (l *look) run(ctx context.Context) (Report, *Hold, error) {
 func (l *look) all(ctx context.Context) (*Hold, error) {
 	hold := &Hold{}
 	disks, err := l.disks()
-	if err != nil || len(disks)+len(l.characters) == 0 {
+	if err != nil || len(disks)+len(l.characters)+len(l.majors) == 0 {
 		return hold, err
 	}
 	u := l.users()
@@ -206,6 +207,7 @@ func (l *look) all(ctx context.Context) (*Hold, error) {
 			l.openUses(u.opens, way.device, way.chain)
 		}
 	}
+	l.unlistedUses(u.opens)
 	if l.decided() || l.Passive {
 		return hold, nil
 	}

@@ -33,6 +33,10 @@ func (l *look) others() ([]disk, error) {
 		return nil, fmt.Errorf("look at what is below the device: %w", err)
 	}
 	l.characters = found.characters
+	l.unlisted()
+	if err := l.memory(); err != nil {
+		return nil, fmt.Errorf("look for memory of the device: %w", err)
+	}
 	l.expect(found)
 	for _, net := range found.nets {
 		if err := l.network(net); err != nil {

@@ -63,6 +63,8 @@ func (u Use) Remedy() string {
 		return "ip link set " + u.Chain[0] + " down"
 	case Open:
 		return "stop that program"
+	case Memory:
+		return "take that memory offline: cxl list -vvv; daxctl list"
 	case Export:
 		return "end that export: nvmetcli, targetcli"
 	case Named:

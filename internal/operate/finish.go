@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"vfio-hotplug/internal/bind"
@@ -71,7 +72,8 @@ func (t *taking) bound(ctx context.Context, from string) Result {
 		outcome = Taken
 	}
 	result := t.verified(outcome)
-	result.From, result.Latency, result.Reason = from, latency, t.decision.Reason
+	result.From, result.Latency = from, latency
+	result.Reason = strings.Join(append([]string{t.decision.Reason}, notChecked(t.unchecked)...), "; ")
 	if t.guarded() {
 		result.Guard = string(t.Guard.Mode)
 		if named {
@@ -90,6 +92,15 @@ func (t *taking) bound(ctx context.Context, from string) Result {
 		}
 	}
 	return result
+}
+
+// notChecked says what was not looked at before a device was taken.
+func notChecked(what []string) []string {
+	words := make([]string, len(what))
+	for i, w := range what {
+		words[i] = "not checked: " + w
+	}
+	return words
 }
 
 // hear waits until the kernel's events about the device have been heard up to

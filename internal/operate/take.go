@@ -62,6 +62,8 @@ type taking struct {
 	// late says that the device had its driver before the ledger said that it is
 	// to have it: udev may have been asked about its nodes in between.
 	late bool
+	// unchecked is what the last look could not look at, and nobody can.
+	unchecked []string
 }
 
 // told completes a result with what every result tells.

@@ -100,6 +100,7 @@ const inUse = "in use"
 
 // unused is the check that a report makes.
 func (t *taking) unused(report inuse.Report) Check {
+	t.unchecked = report.Unchecked
 	if report.Veto() {
 		t.inUse = &report
 		return veto(inUse, report.Remedy(), "%s", report)
