@@ -23,10 +23,8 @@ func anyClass(masks []classMask, c pci.Class) bool {
 	return false
 }
 
-// onlyBridges reports whether every class that m matches is a bridge's.
-func (m classMask) onlyBridges() bool {
-	return m.mask&0xff0000 == 0xff0000 && m.value&0xff0000 == 0x060000
-}
+// onlyBridges reports whether every device that m matches is a bridge.
+func (m classMask) onlyBridges() bool { return m.mask&subclass == subclass && m.value.Bridge() }
 
 // A class has 24 bits: base class, subclass, programming interface.
 const (

@@ -72,7 +72,7 @@ func (p *Policy) Decide(d *pci.Device) Decision {
 		return Decision{Verdict: None, Reason: "no rule matches"}
 	case first == nil:
 		return Decision{Verdict: None, Reason: hidden.reason.vmd}
-	case isBridge(d):
+	case d.Bridge():
 		return Decision{Verdict: Leave, Rule: first, Reason: first.reason.bridge}
 	}
 	return Decision{
@@ -88,6 +88,3 @@ func (p *Policy) Decide(d *pci.Device) Decision {
 // hides reports whether r, which matches d, does not count because d sits behind
 // Intel VMD. A rule that leaves counts there too.
 func (r *Rule) hides(d *pci.Device) bool { return d.VMD && !r.VMD && r.Action != Leave }
-
-// isBridge reports whether d is of the base class of bridges, 0x06.
-func isBridge(d *pci.Device) bool { return d.Class>>16&0xff == 0x06 }

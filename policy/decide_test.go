@@ -180,8 +180,11 @@ func TestDecideAmongRules(t *testing.T) {
 	)
 	behindVMD := drive()
 	behindVMD.VMD = true
-	bridge := drive()
+	bridge, isa, endpoint, forwards := drive(), drive(), drive(), drive()
 	bridge.Class = 0x060400
+	isa.Class = 0x060100
+	endpoint.Class = 0x068000 // an NVSwitch
+	forwards.Class, forwards.Forwards = 0x068000, true
 
 	for _, c := range []struct {
 		name   string
@@ -218,6 +221,12 @@ func TestDecideAmongRules(t *testing.T) {
 
 		{"a bridge is never bound", bay7, bridge,
 			Decision{Verdict: Leave, Reason: `rule "bay 7" (policy.toml:1) matches, but a bridge is never bound`}, "bay 7"},
+		{"nor is a bridge to an old bus", bay7, isa,
+			Decision{Verdict: Leave, Reason: `rule "bay 7" (policy.toml:1) matches, but a bridge is never bound`}, "bay 7"},
+		{"nor is what has a bus behind it, whatever its class", bay7, forwards,
+			Decision{Verdict: Leave, Reason: `rule "bay 7" (policy.toml:1) matches, but a bridge is never bound`}, "bay 7"},
+		{"an endpoint of the class of bridges is bound", bay7, endpoint,
+			Decision{Verdict: Bind, Driver: "uio_pci_generic", Takeover: Idle, Reason: `rule "bay 7" (policy.toml:1) matches`}, "bay 7"},
 		{"a bridge that a rule leaves", bay7 + keep, bridge,
 			Decision{Verdict: Leave, Reason: `leave rule "keep" (policy.toml:6) matches`}, "keep"},
 		{"a bridge that no rule names", anyNVMe, bridge,

@@ -54,7 +54,7 @@ func (r *Rule) outcome(d *pci.Device, decision Decision) string {
 		return fmt.Sprintf("matches, but %s stands before it", decision.Rule)
 	case r.Action == Leave:
 		return "matches: the device is left alone"
-	case isBridge(d):
+	case d.Bridge():
 		return "matches, but a bridge is never bound"
 	}
 	return "matches: the device goes to " + r.Driver

@@ -68,10 +68,11 @@ action = "leave"
 `
 	const noNIC = "class is 0x010802, the rule wants nic"
 	const noIntel = "vendor is 0x144d, the rule wants 0x8086"
-	intel, behindVMD, bridge := drive(), drive(), drive()
+	intel, behindVMD, bridge, endpoint := drive(), drive(), drive(), drive()
 	intel.Vendor = 0x8086
 	behindVMD.VMD = true
 	bridge.Class = 0x060400
+	endpoint.Class = 0x068000
 
 	for _, c := range []struct {
 		name    string
@@ -96,6 +97,13 @@ action = "leave"
 		{"behind VMD", behindVMD, "second", []string{
 			noNIC,
 			"the drive sits behind Intel VMD, the rule does not say vmd = true",
+			"matches: the device goes to vfio-pci",
+			noIntel,
+			noIntel,
+		}},
+		{"an endpoint of the class of bridges", endpoint, "second", []string{
+			"class is 0x068000, the rule wants nic",
+			"class is 0x068000, the rule wants nvme",
 			"matches: the device goes to vfio-pci",
 			noIntel,
 			noIntel,

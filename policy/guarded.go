@@ -133,7 +133,7 @@ func (r *Rule) tooMany() string {
 
 // guardPatterns gives the patterns of r, but for those of bridges alone.
 func (r *Rule) guardPatterns() []pci.Pattern {
-	return slices.DeleteFunc(r.match.patterns(), func(p pci.Pattern) bool { return bridges().Covers(p) })
+	return slices.DeleteFunc(r.match.patterns(), onlyBridges)
 }
 
 // guardPattern judges a pattern of the i-th rule.

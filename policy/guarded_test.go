@@ -63,6 +63,8 @@ func TestGuardedPatterns(t *testing.T) {
 			"0000ffff ffffffff ffffffff ffffffff 010802 ffffff vfio-pci a exact\n"},
 		{"bridges among the classes are left out", bindRule("a", `class = ["0604", "nvme"]`, ""),
 			nvme + " vfio-pci a exact\n"},
+		{"endpoints of the class of bridges are not", bindRule("a", `class = "0680"`, ""),
+			anyID + ` 068000 ffff00 vfio-pci a: rule "a" (policy.toml:1) has no class that rules out bridges, which are never bound` + "\n"},
 
 		// One pattern covers another.
 		{"the same twice", bindRule("a", `class = ["nvme", "nvme"]`, "") + bindRule("b", `class = "nvme"`, ""),

@@ -14,7 +14,7 @@ func (p *Policy) inexact(i int, pattern pci.Pattern) string {
 	if others := own.match.placeKeys(); len(others) > 0 {
 		return own.String() + " goes by " + joinKeys(others) + " too"
 	}
-	if bridges().Meets(pattern) {
+	if !rulesOutBridges(pattern) {
 		return own.String() + " has no class that rules out bridges, which are never bound"
 	}
 	for j := range p.rules {
@@ -41,11 +41,17 @@ func (r *Rule) differs(own *Rule, earlier bool) string {
 	return ""
 }
 
-// bridges is the pattern of the devices that are never bound.
-func bridges() pci.Pattern {
-	p := pci.Any()
-	p.Class, p.ClassMask = 0x060000, uint32(baseClass)
-	return p
+// rulesOutBridges reports whether no device that matches p can be a bridge. Of a
+// class below 06 some devices are, and some are not.
+func rulesOutBridges(p pci.Pattern) bool {
+	sixes := pci.Any()
+	sixes.Class, sixes.ClassMask = 0x060000, uint32(baseClass)
+	return !sixes.Meets(p)
+}
+
+// onlyBridges reports whether every device that matches p is a bridge.
+func onlyBridges(p pci.Pattern) bool {
+	return classMask{pci.Class(p.Class), pci.Class(p.ClassMask)}.onlyBridges()
 }
 
 func joinKeys(keys []key) string {

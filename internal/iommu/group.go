@@ -31,7 +31,7 @@ type Member struct {
 	PCI     bool        // it is a PCI function
 	Address pci.Address // if PCI
 	Driver  string      // "" for none
-	Class   pci.Class   // if PCI
+	Bridge  bool        // if PCI: no vfio driver takes it
 	VFIO    bool        // its driver has handed it to vfio
 }
 
@@ -128,7 +128,11 @@ func readMember(group sysfs.Dir, name string) (Member, error) {
 		return m, err
 	}
 	n, err := strconv.ParseUint(class, 0, 24)
-	m.Class = pci.Class(n)
+	if err != nil {
+		return m, err
+	}
+	forwards, err := sysfs.Forwards(dir)
+	m.Bridge = (&pci.Device{Class: pci.Class(n), Forwards: forwards}).Bridge()
 	return m, err
 }
 

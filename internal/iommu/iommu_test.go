@@ -31,19 +31,27 @@ func TestAGroupIsReadWhole(t *testing.T) {
 		"kernel/iommu_groups/7/type":           "DMA-FQ\n",
 		"kernel/iommu_groups/7/devices/gone":   "-> ../../../../devices/gone",
 		"devices/0000:01:00.1/vfio-dev/vfio3/": "",
+
+		"devices/0000:02:00.0/secondary_bus_number": "3\n",
 	}.
 		grouped("0000:01:00.1", "0x020000", "mlx5_vfio_pci").
 		grouped("0000:01:00.0", "0x010802", "nvme").
 		grouped("0000:00:01.0", "0x060400", "pcieport").
+		grouped("0000:00:1f.0", "0x060100", "lpc_ich").
+		grouped("0000:02:00.0", "0x068000", "").
+		grouped("0000:03:00.0", "0x068000", "nvidia-nvswitch").
 		grouped("arm-smmu.3", "", "").
 		root(t)
 	got, err := ReadGroup(root, 7)
 	must(t, err)
 	want := Group{Number: 7, Members: []Member{
 		{Name: "arm-smmu.3"},
-		{Name: "0000:00:01.0", Address: pci.Address{Device: 1}, PCI: true, Driver: "pcieport", Class: 0x060400},
-		{Name: "0000:01:00.0", Address: drive, PCI: true, Driver: "nvme", Class: pci.NVMe},
-		{Name: "0000:01:00.1", Address: pci.Address{Bus: 1, Function: 1}, PCI: true, Driver: "mlx5_vfio_pci", Class: 0x020000, VFIO: true},
+		{Name: "0000:00:01.0", Address: pci.Address{Device: 1}, PCI: true, Driver: "pcieport", Bridge: true},
+		{Name: "0000:00:1f.0", Address: pci.Address{Device: 0x1f}, PCI: true, Driver: "lpc_ich", Bridge: true},
+		{Name: "0000:01:00.0", Address: drive, PCI: true, Driver: "nvme"},
+		{Name: "0000:01:00.1", Address: pci.Address{Bus: 1, Function: 1}, PCI: true, Driver: "mlx5_vfio_pci", VFIO: true},
+		{Name: "0000:02:00.0", Address: pci.Address{Bus: 2}, PCI: true, Bridge: true},
+		{Name: "0000:03:00.0", Address: pci.Address{Bus: 3}, PCI: true, Driver: "nvidia-nvswitch"},
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

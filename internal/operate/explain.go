@@ -237,7 +237,7 @@ func (j *judge) unnamed(say *Judgement) string {
 	hidden := func(s policy.Step) bool { return s.Key == "vmd" }
 	barred := j.barredByVMD()
 	switch {
-	case j.bridge():
+	case j.facts.Bridge():
 		return ""
 	case say.Entry != nil && say.Entry.Stage == ledger.Taken: // by hand, or under an earlier policy
 		return "vfio-hotplug release " + address

@@ -54,17 +54,27 @@ func (j *judge) notViable(group iommu.Group, others []iommu.Member) Check {
 	if shape := group.Shape(facts); shape != "" {
 		text += "; " + shape
 	}
-	const elsewhere = "or plug the drive where it has a group of its own"
-	remedy := "give every device of the group to vfio, in rules with group = \"with\", " + elsewhere
-	switch {
+	const elsewhere = "plug the drive where it has a group of its own"
+	remedy := fmt.Sprintf("give %s to vfio too, in rules with group = \"with\", or %s", j.inTheWay, elsewhere)
+	switch bridges := bridgesAmong(others); {
+	case len(bridges) == 1:
+		text += "; " + names(bridges) + " is a bridge, which no program can have"
+		remedy = elsewhere
+	case len(bridges) > 1:
+		text += "; " + names(bridges) + " are bridges, which no program can have"
+		remedy = elsewhere
 	case group.VMD(facts):
 		remedy = "switch VMD off for this slot in the firmware setup, or leave the drive to the kernel"
 	case len(others) == 0 && j.decision.Rule != nil:
-		remedy = fmt.Sprintf("say group = \"with\" in %s, which takes them together, %s", j.decision.Rule, elsewhere)
+		remedy = fmt.Sprintf("say group = \"with\" in %s, which takes them together, or %s", j.decision.Rule, elsewhere)
 	case j.decision.Group == policy.With:
-		remedy = fmt.Sprintf("have a rule give %s to vfio too, %s", names(others), elsewhere)
+		remedy = fmt.Sprintf("have a rule give %s to vfio too, or %s", names(others), elsewhere)
 	}
 	return veto(groupCheck, remedy, "%s", text)
+}
+
+func bridgesAmong(members []iommu.Member) []iommu.Member {
+	return slices.DeleteFunc(slices.Clone(members), func(m iommu.Member) bool { return !m.Bridge })
 }
 
 // sortOut parts those in the way into the ones that the policy gives to vfio and

@@ -59,7 +59,7 @@ func (j *judge) decide() error {
 		return err
 	}
 	j.decision = j.asked.Decide(&j.facts)
-	if j.decision.Verdict == policy.None && j.bridge() {
+	if j.decision.Verdict == policy.None && j.facts.Bridge() {
 		j.decision.Reason = "a bridge is never bound"
 	}
 	if j.Arrival == ByHand {
@@ -76,7 +76,7 @@ func (j *judge) decide() error {
 // rule that says leave stands above it.
 func (j *judge) obey() {
 	d := &j.decision
-	if d.Verdict == policy.None && !j.bridge() {
+	if d.Verdict == policy.None && !j.facts.Bridge() {
 		d.Verdict, d.Driver, d.Takeover = policy.Bind, policy.VFIO, policy.Blank
 		d.Reason = "asked for by hand"
 	}
@@ -87,8 +87,6 @@ func (j *judge) obey() {
 		d.Takeover = *j.Hand.Takeover
 	}
 }
-
-func (j *judge) bridge() bool { return j.facts.Class>>16 == 0x06 }
 
 // resolve turns "auto" into the name of a driver.
 func (j *judge) resolve(driver string) (string, error) {

@@ -36,6 +36,7 @@ type Device struct {
 	SubVendor        ID // 0 on bridges
 	SubDevice        ID
 	Class            Class
+	Forwards         bool   // its config header is of type 1 or 2: there is a bus behind it
 	Driver           string // the bound driver, "" for none
 	Override         string // driver_override, "" for none
 	IOMMUGroup       int    // group number, or NoGroup

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"vfio-hotplug/internal/pci"
 )
@@ -144,8 +145,8 @@ func (d *Device) Override() (string, error) {
 	return text, nil
 }
 
-// Read reads the device: always its IDs and driver, and of the rest what is
-// wanted. A fact that the kernel does not offer for this device has its zero
+// Read reads the device: always its IDs, its driver and whether there is a bus
+// behind it, and of the rest what is wanted. A fact that the kernel does not offer for this device has its zero
 // value (or NoGroup, NoNode); it is not an error. An error is Gone only if the
 // device is.
 func (d *Device) Read(want pci.Facts) (pci.Device, error) {
@@ -165,6 +166,9 @@ func (d *Device) read(want pci.Facts) (pci.Device, error) {
 		return dev, err
 	}
 	dev.Vendor, dev.DeviceID, dev.SubVendor, dev.SubDevice, dev.Class = ids.Vendor, ids.Device, ids.SubVendor, ids.SubDevice, ids.Class
+	if dev.Forwards, err = Forwards(d.dir); err != nil {
+		return dev, err
+	}
 	if dev.Driver, err = d.Driver(); err != nil {
 		return dev, err
 	}
@@ -311,6 +315,24 @@ func (d *Device) link(name string) (string, error) {
 		return "", err
 	}
 	return path.Base(target), nil
+}
+
+// Forwards reports whether the config header of the device in dir is of type 1 or
+// 2: only then does it have a secondary bus (drivers/pci/pci-sysfs.c,
+// pci_bridge_attrs_are_visible). Reading the number would wake the device.
+func Forwards(dir Dir) (bool, error) { return has(dir, "secondary_bus_number") }
+
+// has reports whether there is an attribute or a link of that name. It opens
+// nothing.
+func has(dir Dir, name string) (bool, error) {
+	_, err := dir.Readlink(name)
+	switch {
+	case err == nil || errors.Is(err, syscall.EINVAL): // not a link
+		return true, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	}
+	return false, err
 }
 
 func (d *Device) number(to *int, read func() (string, error)) error {

@@ -7,7 +7,7 @@ import (
 
 // refuseUIO: uio_pci_generic needs an interrupt line.
 func refuseUIO(d *device) error {
-	if d.drive.NoINTx || bridge(d.drive.IDs) {
+	if d.drive.NoINTx || d.drive.Forwards {
 		return syscall.ENODEV
 	}
 	return nil

@@ -22,8 +22,8 @@ func factStatements() []statement {
 			if got.IOMMUGroup < 0 || got.Slot == "" || len(got.Upstream) == 0 {
 				t.Errorf("read %+v, want a group, a slot and a bridge above", got)
 			}
-			if got.VirtFn || got.VMD || got.VFs != 0 {
-				t.Errorf("read %+v, want neither VF nor VMD", got)
+			if got.VirtFn || got.VMD || got.VFs != 0 || got.Bridge() {
+				t.Errorf("read %+v, want neither VF nor VMD nor bridge", got)
 			}
 			for name, want := range map[string]string{
 				"vendor": got.Vendor.String(), "device": got.DeviceID.String(), "class": got.Class.String(),
@@ -42,8 +42,8 @@ func factStatements() []statement {
 			defer port.Close()
 			read, err := port.Read(pci.NoFacts)
 			must(t, err)
-			if read.Class>>8 != 0x0604 {
-				t.Errorf("above %s is %s of class %s, want a PCI bridge", d.Address(), read.Address, read.Class)
+			if read.Class>>8 != 0x0604 || !read.Forwards {
+				t.Errorf("above %s is %+v, want a PCI bridge, with a bus behind it", d.Address(), read)
 			}
 		}},
 		{"a group lists its devices", func(t *testing.T, c contract, d *sysfs.Device) {

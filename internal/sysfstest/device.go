@@ -101,6 +101,10 @@ func (d *device) plant() {
 	if d.drive.DSN != 0 && d.k.options.Release >= Linux619 {
 		d.dir.file("serial_number", text(serialNumber(d.drive.DSN)+"\n"))
 	}
+	if d.drive.Forwards {
+		d.dir.file("secondary_bus_number", text("1\n"))
+		d.dir.file("subordinate_bus_number", text("1\n"))
+	}
 	if d.drive.TotalVFs > 0 {
 		d.dir.file("sriov_totalvfs", text(strconv.Itoa(d.drive.TotalVFs)+"\n"))
 		d.dir.file("sriov_numvfs", attribute{show: d.showVFs, store: d.setVFs})

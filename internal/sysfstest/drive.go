@@ -19,6 +19,7 @@ type Drive struct {
 	MultiPath  bool // the drive has several controllers: its namespaces hang below nvme-subsystem
 	TotalVFs   int  // virtual functions that it can have
 	NoINTx     bool // no legacy interrupt: uio_pci_generic refuses it
+	Forwards   bool // there is a bus behind it, as behind a PCI bridge, whatever its class
 }
 
 // Namespace is a namespace of an NVMe drive: a block device.
@@ -70,6 +71,7 @@ func (d Drive) withDefaults() Drive {
 	if d.IDs == (pci.IDs{}) {
 		d.IDs = NVMe(0x144d, 0xa804)
 	}
+	d.Forwards = d.Forwards || d.IDs.Class>>8 == 0x0604
 	if d.IDs.Class != pci.NVMe || d.NoMedia {
 		d.Namespaces = nil
 	} else if d.Namespaces == nil {
@@ -77,8 +79,6 @@ func (d Drive) withDefaults() Drive {
 	}
 	return d
 }
-
-func bridge(ids pci.IDs) bool { return ids.Class>>8 == 0x0604 }
 
 func modalias(i pci.IDs) string {
 	return fmt.Sprintf("pci:v%08Xd%08Xsv%08Xsd%08Xbc%02Xsc%02Xi%02X", uint32(i.Vendor), uint32(i.Device),
@@ -94,7 +94,7 @@ func (d Drive) config() string {
 	word(c[0x00:], uint16(d.IDs.Vendor))
 	word(c[0x02:], uint16(d.IDs.Device))
 	binary.LittleEndian.PutUint32(c[0x08:], uint32(d.IDs.Class)<<8)
-	if bridge(d.IDs) {
+	if d.Forwards {
 		c[0x0e] = 1
 	} else {
 		word(c[0x2c:], uint16(d.IDs.SubVendor))

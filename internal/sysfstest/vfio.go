@@ -11,7 +11,7 @@ import (
 // refuseVFIO is what the probe of vfio-pci refuses.
 func refuseVFIO(d *device) error {
 	switch {
-	case bridge(d.drive.IDs):
+	case d.drive.Forwards:
 		return syscall.EINVAL
 	case d.group == nil:
 		return syscall.EINVAL
