@@ -38,25 +38,33 @@ type Decision struct {
 	Takeover Takeover // the rule's takeover, for Bind
 	Group    Grouping // the rule's group, for Bind
 	Reason   string   // one line, never empty, the same for the same cause
+
+	// Unread is what kept the policy from an answer: a fact that Rule asks for and
+	// that could not be read. The Verdict is Leave then. Nil where the answer is sure.
+	Unread *pci.Unread
 }
 
 // Decide says what is to be done with d. A rule that says leave wins wherever it
 // stands; among the others the first that matches wins; no rule: None. A bridge
 // is never bound, and a device behind Intel VMD only by a rule that asks for it.
+// Where a rule that could decide asks for what is Unread, the device is left.
 //
-// It answers for every d, and does not allocate.
+// It answers for every d, and allocates only where something is Unread.
 func (p *Policy) Decide(d *pci.Device) Decision {
-	var first, hidden *Rule
+	var first, hidden, open *Rule
 	rules := p.list()
 	for i := range rules {
 		r := &rules[i]
 		if first != nil && r.Action != Leave {
 			continue
 		}
-		if r.match.miss(d) != matched {
-			continue
-		}
+		missed, unread := r.match.miss(d)
 		switch {
+		case unread != nil:
+			if open == nil && !r.hides(d) && !d.Bridge() {
+				open = r
+			}
+		case missed != matched:
 		case r.Action == Leave:
 			return Decision{Verdict: Leave, Rule: r, Reason: r.reason.matches}
 		case r.hides(d):
@@ -68,6 +76,8 @@ func (p *Policy) Decide(d *pci.Device) Decision {
 		}
 	}
 	switch {
+	case open != nil:
+		return open.undecided(d)
 	case first == nil && hidden == nil:
 		return Decision{Verdict: None, Reason: "no rule matches"}
 	case first == nil:
@@ -85,6 +95,17 @@ func (p *Policy) Decide(d *pci.Device) Decision {
 	}
 }
 
-// hides reports whether r, which matches d, does not count because d sits behind
+// undecided is the Decision where r may match d or not.
+func (r *Rule) undecided(d *pci.Device) Decision {
+	k, unread := r.match.miss(d)
+	return Decision{Verdict: Leave, Rule: r, Unread: unread, Reason: r.String() + " may match: its " + k.unreadable(unread)}
+}
+
+// unreadable says that what k asks for is not known.
+func (k key) unreadable(unread *pci.Unread) string {
+	return k.String() + " cannot be read: " + unread.Why
+}
+
+// hides reports whether r, which matches d or may, does not count because d sits behind
 // Intel VMD. A rule that leaves counts there too.
 func (r *Rule) hides(d *pci.Device) bool { return d.VMD && !r.VMD && r.Action != Leave }

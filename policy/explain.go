@@ -11,6 +11,7 @@ type Step struct {
 	Rule    *Rule  // not to be changed
 	Matches bool   // every key of the rule's match holds, and VMD does not hide the device
 	Decides bool   // this is the rule of the Decision
+	Unread  bool   // it may match or not: what Key asks for could not be read
 	Key     string // the first key that does not hold, "vmd" for VMD, "" if the rule matches
 	Why     string // one line, never empty, such as "slot is 7, the rule wants 1..4"
 }
@@ -29,7 +30,12 @@ func (p *Policy) Explain(d *pci.Device) []Step {
 
 func (r *Rule) explain(d *pci.Device, decision Decision) Step {
 	step := Step{Rule: r}
-	if k := r.match.miss(d); k != matched {
+	switch k, unread := r.match.miss(d); {
+	case unread != nil:
+		step.Unread, step.Decides = true, r == decision.Rule
+		step.Key, step.Why = k.String(), k.unreadable(unread)
+		return step
+	case k != matched:
 		step.Key, step.Why = k.String(), r.match.whyNot(k, d)
 		return step
 	}
@@ -46,6 +52,8 @@ func (r *Rule) explain(d *pci.Device, decision Decision) Step {
 // outcome says what became of a rule that matches.
 func (r *Rule) outcome(d *pci.Device, decision Decision) string {
 	switch {
+	case r != decision.Rule && decision.Unread != nil:
+		return fmt.Sprintf("matches, but %s may match too", decision.Rule)
 	case r != decision.Rule && decision.Rule.Action == Leave && r.Action == Leave:
 		return fmt.Sprintf("matches, like %s before it", decision.Rule)
 	case r != decision.Rule && decision.Rule.Action == Leave:

@@ -74,17 +74,43 @@ type match struct {
 	not    *match
 }
 
-// miss gives the first key that does not hold for d, or matched. Decide and
-// Explain both stand on it.
-func (m *match) miss(d *pci.Device) key {
+// miss gives the first key that does not hold for d, or matched. Where every key
+// that is known holds, but not all are known, it gives the first that is not, and
+// why. Decide and Explain both stand on it.
+func (m *match) miss(d *pci.Device) (key, *pci.Unread) {
+	open, why := matched, (*pci.Unread)(nil)
 	for _, k := range m.keys {
-		if !m.holds(k, d) {
-			return k
+		switch missed, unread := m.missKey(k, d); {
+		case unread == nil && missed != matched:
+			return missed, nil
+		case why == nil:
+			open, why = missed, unread
 		}
 	}
-	return matched
+	return open, why
 }
 
+// missKey is miss for one key.
+func (m *match) missKey(k key, d *pci.Device) (key, *pci.Unread) {
+	if k == keyNot {
+		switch missed, unread := m.not.miss(d); {
+		case unread != nil:
+			return missed, unread
+		case missed != matched:
+			return matched, nil
+		}
+		return keyNot, nil
+	}
+	if unread := d.Unknown(k.fact()); unread != nil {
+		return k, unread
+	}
+	if !m.holds(k, d) {
+		return k, nil
+	}
+	return matched, nil
+}
+
+// holds answers for a key that is known, and not for keyNot.
 func (m *match) holds(k key, d *pci.Device) bool {
 	switch k {
 	case keyClass:
@@ -109,8 +135,6 @@ func (m *match) holds(k key, d *pci.Device) bool {
 		return slices.Contains(m.numa, d.NUMANode)
 	case keyDSN:
 		return d.DSN != 0 && slices.Contains(m.dsn, d.DSN)
-	case keyNot:
-		return m.not.miss(d) != matched
 	}
 	return false
 }
@@ -169,22 +193,29 @@ func (k key) of(d *pci.Device) string {
 func (m *match) needs() Facts {
 	var f Facts
 	for _, k := range m.keys {
-		switch k {
-		case keySlot:
-			f |= Slot
-		case keyBehind:
-			f |= Upstream
-		case keyPhysFn:
-			f |= PhysFn
-		case keyNUMA:
-			f |= NUMA
-		case keyDSN:
-			f |= DSN
-		case keyNot:
-			f |= m.not.needs()
-		}
+		f |= k.fact()
+	}
+	if m.not != nil {
+		f |= m.not.needs()
 	}
 	return f
+}
+
+// fact gives the fact that the key looks at, 0 for none beyond IDs and address.
+func (k key) fact() Facts {
+	switch k {
+	case keySlot:
+		return Slot
+	case keyBehind:
+		return Upstream
+	case keyPhysFn:
+		return PhysFn
+	case keyNUMA:
+		return NUMA
+	case keyDSN:
+		return DSN
+	}
+	return 0
 }
 
 func orNone(s string) string {

@@ -440,3 +440,54 @@ func TestPropertyNeedsIsAllThatIsLookedAt(t *testing.T) {
 		}
 	})
 }
+
+// Whatever an unread fact is in truth, a sure answer is the answer.
+func TestPropertyASureAnswerDoesNotDependOnWhatIsUnread(t *testing.T) {
+	sure, open := 0, 0
+	rounds(t, func(t *testing.T, w world) {
+		text := write(w.Rand, w.plans(4))
+		p := parse(t, text)
+		d := w.drive()
+		unread := d
+		for _, f := range []Facts{Slot, Upstream, NUMA, DSN, PhysFn} {
+			if w.IntN(2) == 0 {
+				unread.Unread = append(unread.Unread, pci.Unread{Fact: f, Why: "permission denied"})
+			}
+		}
+		got := p.Decide(&unread)
+		if got.Unread != nil {
+			open++
+			if got.Verdict != Leave || got.Rule == nil {
+				t.Errorf("an open answer is %+v\n%s", got, text)
+			}
+			return
+		}
+		sure++
+		for range 20 {
+			other := w.drive()
+			truth := d
+			for _, u := range unread.Unread {
+				switch u.Fact {
+				case Slot:
+					truth.Slot = other.Slot
+				case Upstream:
+					truth.Upstream = other.Upstream
+				case NUMA:
+					truth.NUMANode = other.NUMANode
+				case DSN:
+					truth.DSN = other.DSN
+				case PhysFn:
+					truth.VirtFn, truth.PhysFn = other.VirtFn, other.PhysFn
+				}
+			}
+			want := p.Decide(&truth)
+			same := want.Verdict == got.Verdict || truth.Bridge() && want.Verdict != Bind
+			if !same || got.Verdict == Bind && got != want {
+				t.Errorf("got %+v, in truth it is %+v\n%+v\n%s", got, want, truth, text)
+			}
+		}
+	})
+	if sure < 100 || open < 100 {
+		t.Errorf("the worlds are hardly ever sure, or hardly ever open: %d, %d", sure, open)
+	}
+}

@@ -45,9 +45,21 @@ type Device struct {
 	Upstream         []Address
 	PhysFn           Address // the physical function, if VirtFn
 	VirtFn           bool    // it is an SR-IOV virtual function
-	DSN              uint64  // PCIe Device Serial Number, 0 for none or unreadable
+	DSN              uint64  // PCIe Device Serial Number, 0 for none
 	VMD              bool    // it sits behind an Intel VMD controller
 	VFs              int     // virtual functions enabled on it
+
+	Unread []Unread // what of it was asked for and could not be read
+}
+
+// Unknown gives what kept a fact from being read, nil where it is known.
+func (d *Device) Unknown(f Facts) *Unread {
+	for i := range d.Unread {
+		if d.Unread[i].Fact == f {
+			return &d.Unread[i]
+		}
+	}
+	return nil
 }
 
 // IDs is the part of a Device that a driver's ID table looks at.

@@ -12,7 +12,7 @@ const (
 	FactSlot                       // Slot: reads every slot of the machine
 	FactUpstream                   // Upstream
 	FactPhysFn                     // PhysFn, VirtFn
-	FactDSN                        // DSN: reads config space, which wakes a sleeping device
+	FactDSN                        // DSN: reads config space, which wakes a sleeping device; all of it is for CAP_SYS_ADMIN
 	FactVFs                        // VFs
 
 	NoFacts  Facts = 0
@@ -21,3 +21,12 @@ const (
 
 // Has reports whether all of want is in f.
 func (f Facts) Has(want Facts) bool { return f&want == want }
+
+// Unread is a fact that could not be read, and so is not known: its field in the
+// Device says nothing.
+type Unread struct {
+	Fact   Facts
+	Why    string // one line
+	Denied bool   // the reader lacks the right to
+	Soon   bool   // the kernel is about to tell it
+}
