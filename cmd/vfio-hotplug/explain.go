@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -82,9 +81,10 @@ func policyToJudgeBy(cmd *cobra.Command, m *machine, files []string) (*policy.Po
 // nextOfTrial is what to do next after a judgement by files that are not in
 // force: what they take, a bind would not do as they say.
 func nextOfTrial(j operate.Judgement, files []string) string {
+	const again = "vfio-hotplug explain "
 	switch {
-	case slices.ContainsFunc(j.Checks, func(c operate.Check) bool { return c.Unread }):
-		return strings.Replace(j.Next, "explain", "explain --policy "+strings.Join(files, " --policy "), 1)
+	case strings.Contains(j.Next, again):
+		return strings.Replace(j.Next, again, again+"--policy "+strings.Join(files, " --policy ")+" ", 1)
 	case j.Outcome == operate.Direct || j.Outcome == operate.Taken:
 		return "to have it so, put the policy into /etc/vfio-hotplug, then: systemctl reload vfio-hotplug"
 	}
@@ -159,6 +159,8 @@ func printRules(w io.Writer, j operate.Judgement) {
 // mark shows a rule's part in the decision.
 func mark(s policy.Step) string {
 	switch {
+	case s.Unread:
+		return "??"
 	case s.Decides:
 		return "=>"
 	case s.Matches:
@@ -205,6 +207,7 @@ type ruleReport struct {
 	Name    string `json:"name"`
 	Matches bool   `json:"matches"`
 	Decides bool   `json:"decides"`
+	Unread  bool   `json:"unread,omitempty"` // it may match: not all that it asks for could be read
 	Why     string `json:"why"`
 }
 
@@ -217,7 +220,7 @@ func reportOf(j operate.Judgement, g *control.Guard, files []string) report {
 		r.Rule = j.Decision.Rule.Name
 	}
 	for _, s := range j.Steps {
-		r.Rules = append(r.Rules, ruleReport{Name: s.Rule.Name, Matches: s.Matches, Decides: s.Decides, Why: s.Why})
+		r.Rules = append(r.Rules, ruleReport{Name: s.Rule.Name, Matches: s.Matches, Decides: s.Decides, Unread: s.Unread, Why: s.Why})
 	}
 	if j.Entry != nil {
 		r.Ledger, _ = json.Marshal(j.Entry)

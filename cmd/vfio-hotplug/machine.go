@@ -58,6 +58,7 @@ func (m *machine) operatorWith(book *ledger.Ledger) (*operate.Operator, error) {
 		FS:      sysfs.New(root, sysfs.InProcess(sysfs.Self, m.path("sys"))),
 		Ledger:  book,
 		Uses:    inuse.New(root, m.root),
+		Added:   m.added,
 		Load:    m.load,
 		Aliases: m.aliases,
 		Dev:     m.path("dev"),

@@ -95,6 +95,7 @@ func device(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.Symlink("../../../devices/pci0000:00/"+args[0], bus+"/"+args[0]))
 	ts.Check(os.WriteFile(dir+"/modalias", []byte(args[1]+"\n"), 0o644))
 	ts.Check(os.WriteFile(dir+"/driver_override", []byte("(null)\n"), 0o644))
+	ts.Check(os.WriteFile(dir+"/ari_enabled", []byte("0\n"), 0o644))
 	if len(args) == 3 {
 		ts.Check(os.MkdirAll(ts.MkAbs("root/sys/bus/pci/drivers/"+args[2]), 0o755))
 		ts.Check(os.Symlink("../../../bus/pci/drivers/"+args[2], dir+"/driver"))

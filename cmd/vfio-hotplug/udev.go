@@ -108,7 +108,7 @@ func (h udevHelper) tellColdplug(root sysfs.Dir, device *sysfs.Device) error {
 	if err != nil {
 		return h.sayOnce(err)
 	}
-	facts, err := device.Read(p.Needs())
+	facts, err := device.ReadMost(pci.NoFacts, p.Needs())
 	if err != nil {
 		return err
 	}

@@ -89,7 +89,7 @@ func (h *house) start() {
 		h.t.Fatal(err)
 	}
 	h.operator = &operate.Operator{
-		FS: h.FS(), Ledger: book, Uses: h.uses, Load: h.load,
+		FS: h.FS(), Ledger: book, Uses: h.uses, Added: h.Added, Load: h.load,
 		Aliases: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("")), nil },
 		Dev:     h.run, Proc: "/proc", Limit: h.limits,
 	}

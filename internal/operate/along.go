@@ -241,6 +241,9 @@ func (j *judge) mayCome(ctx context.Context, dev *sysfs.Device) Check {
 func (j *judge) checkNamed() Check {
 	const name = "rules"
 	d := j.decision
+	if r, ok := j.undecided(); ok {
+		return veto(name, r.Remedy, "%s", r.Reason)
+	}
 	if d.Verdict != policy.Bind || d.Rule == nil || !policy.IsVFIO(j.driver) {
 		return veto(name, "have a rule give it to vfio too", "no rule gives it to vfio")
 	}

@@ -159,17 +159,18 @@ func (t *taking) readThrough(ctx context.Context, now string) Result {
 }
 
 // letThrough brings a device that the guard keeps from its driver to the one
-// that it would have had without us.
-func (t *taking) letThrough(ctx context.Context, now, reason, remedy string) Result {
+// that it would have had without us, and ends with the result.
+func (t *taking) letThrough(ctx context.Context, now string, result Result) Result {
 	t.remember(now, "")
 	now, err := t.through(ctx, now)
 	if err != nil {
 		return t.failure(ctx, err)
 	}
 	if t.dirty { // begun to be taken, when the policy still wanted it
-		return t.giveUp(ctx, Result{Outcome: Left, Reason: reason, Remedy: remedy})
+		return t.giveUp(ctx, result)
 	}
-	return Result{Outcome: Left, Driver: now, Reason: reason, Remedy: remedy}
+	result.Driver = now
+	return result
 }
 
 // through brings a new device that the guard keeps from its own driver to that

@@ -201,6 +201,9 @@ func (j *judge) conclude(say *Judgement) {
 		say.Next = j.unnamed(say)
 		return
 	case policy.Leave:
+		if r, ok := j.undecided(); ok {
+			say.Outcome, say.Next = r.Outcome, r.Remedy
+		}
 		return
 	}
 	if c := say.Checks[0]; c.Veto { // released by hand

@@ -116,7 +116,7 @@ func (j *judge) givenToVFIO(a pci.Address) bool {
 		return false
 	}
 	defer dev.Close()
-	facts, err := dev.Read(j.asked.Needs())
+	facts, err := j.read(dev, j.asked.Needs())
 	if err != nil {
 		return false
 	}

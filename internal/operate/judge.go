@@ -51,11 +51,11 @@ type judge struct {
 func (j *judge) decide() error {
 	var err error
 	j.asked = j.Policy()
-	want := j.asked.Needs() | pci.FactGroup
+	want := j.asked.Needs()
 	if j.dry {
-		want = pci.AllFacts &^ pci.FactOverride
+		want = pci.AllFacts &^ (pci.FactOverride | pci.FactGroup)
 	}
-	if j.facts, err = j.Device.Read(want); err != nil {
+	if j.facts, err = j.read(j.Device, want); err != nil {
 		return err
 	}
 	j.decision = j.asked.Decide(&j.facts)
@@ -70,6 +70,42 @@ func (j *judge) decide() error {
 	}
 	j.driver, err = j.resolve(j.decision.Driver)
 	return err
+}
+
+// read reads a device's group, and for a policy what can be read of the rest. The
+// slots below a port that is itself being added come with its driver, after those
+// devices have been announced, and before drivers may match them.
+func (o *Operator) read(dev *sysfs.Device, want pci.Facts) (pci.Device, error) {
+	facts, err := dev.ReadMost(pci.FactGroup, want)
+	if err == nil && want.Has(pci.FactSlot) && facts.Slot == "" && facts.Unknown(pci.FactSlot) == nil &&
+		o.Added != nil && !o.Added(dev.Address()) {
+		facts.Unread = append(facts.Unread, pci.Unread{Fact: pci.FactSlot, Why: "the kernel is still adding it: " + sysfs.ErrSoon.Error(), Soon: true})
+	}
+	return facts, err
+}
+
+// undecided is the Refused result where the policy has no answer, for want of a
+// fact; ok is false where it has one.
+func (j *judge) undecided() (r Result, ok bool) {
+	if j.decision.Unread == nil {
+		return Result{}, false
+	}
+	return Result{Outcome: Refused, Reason: j.decision.Reason, Remedy: j.knowing()}, true
+}
+
+// knowing says how to come to an answer where the policy has none.
+func (j *judge) knowing() string {
+	again := "vfio-hotplug explain " + j.facts.Address.String()
+	elsewhere := fmt.Sprintf("name the device in %s by its address, slot or IDs instead", j.decision.Rule)
+	switch u := j.decision.Unread; {
+	case u.Denied && j.dry:
+		return AsRoot(again)
+	case u.Denied:
+		return "let vfio-hotplug have CAP_SYS_ADMIN, or " + elsewhere
+	case u.Soon && j.dry:
+		return "wait a moment and ask again: " + again
+	}
+	return elsewhere
 }
 
 // obey lets a hand take what no rule names, and choose driver and takeover. A

@@ -24,6 +24,9 @@ type Operator struct {
 	FS     sysfs.FS
 	Ledger *ledger.Ledger
 	Uses   Uses
+	// Added reports whether the kernel has finished adding the device at an
+	// address; nil where that is not known. Until then its slot may not be.
+	Added func(pci.Address) bool
 	// Load loads a kernel module.
 	Load func(ctx context.Context, module string) error
 	// Aliases opens the running kernel's modules.alias.

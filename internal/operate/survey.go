@@ -2,6 +2,7 @@ package operate
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"vfio-hotplug/internal/ledger"
@@ -65,7 +66,7 @@ func (o *Operator) survey(a pci.Address, p *policy.Policy) (Line, error) {
 	defer dev.Close()
 	j := judge{Operator: o, Request: Request{Device: dev}}
 	line := Line{Device: pci.Device{Address: a}}
-	line.Device, err = dev.Read(surveyed | p.Needs())
+	line.Device, err = o.read(dev, surveyed|p.Needs())
 	if err != nil {
 		return line, err
 	}
@@ -94,7 +95,18 @@ func (o *Operator) survey(a pci.Address, p *policy.Policy) (Line, error) {
 		line.LeavingSince = unbindBegan(line.Entry, from)
 	}
 	line.Released, err = o.Ledger.Released(a, dev.Identity())
-	return line, err
+	return line, errors.Join(err, unshown(line.Device))
 }
 
-const surveyed = pci.FactGroup | pci.FactSlot | pci.FactNUMA
+// unshown names what of a line could not be read, though a survey shows it.
+func unshown(d pci.Device) error {
+	var faults []error
+	for _, u := range d.Unread {
+		if surveyed.Has(u.Fact) && !u.Soon {
+			faults = append(faults, fmt.Errorf("%s: its slot or NUMA node cannot be read: %s", d.Address, u.Why))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+const surveyed = pci.FactSlot | pci.FactNUMA

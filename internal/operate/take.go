@@ -91,14 +91,15 @@ func (t *taking) told(r Result) Result {
 
 func (t *taking) take(ctx context.Context) Result {
 	// The facts that the policy does not need are read when there is time.
-	if err := t.decide(); err != nil {
+	if err := t.decideWhenKnown(ctx); err != nil {
 		return t.failure(ctx, err)
 	}
 	if result, stuck := t.leaving(ctx); stuck {
 		return result
 	}
-	if t.decision.Verdict != policy.Bind && !t.halfDone() && !t.mayBeCaught() {
-		return t.left(t.decision.Reason, "")
+	if result, unwanted := t.unnamed(); unwanted && !t.halfDone() && !t.mayBeCaught() {
+		result.Driver = t.facts.Driver
+		return result
 	}
 	for again := false; ; again = true {
 		waited, err := t.enter(ctx)
@@ -162,12 +163,12 @@ func (t *taking) locked(ctx context.Context) Result {
 		return t.failure(ctx, err)
 	}
 	t.fresh = caught || t.prior == nil && now == "" && (t.Arrival == HotAdd || t.Arrival == AtBoot)
-	if reason, remedy, unwanted := t.unwanted(); unwanted {
+	if result, unwanted := t.unwanted(); unwanted {
 		if caught || t.fresh && t.expected() {
-			return t.letThrough(ctx, now, reason, remedy)
+			return t.letThrough(ctx, now, result)
 		}
 		t.remember(now, "")
-		return t.giveUp(ctx, Result{Outcome: Left, Reason: reason, Remedy: remedy})
+		return t.giveUp(ctx, result)
 	}
 	if reason := t.tooEarly(now); reason != "" {
 		early := t.left(reason, "")
@@ -206,16 +207,45 @@ func (t *taking) locked(ctx context.Context) Result {
 	return t.takeFrom(ctx, now)
 }
 
-// unwanted says why the device is not to be taken, whatever its state.
-func (t *taking) unwanted() (reason, remedy string, unwanted bool) {
-	if t.decision.Verdict != policy.Bind {
-		return t.decision.Reason, "", true
+// decideWhenKnown is decide, after the kernel has told what the policy asks for
+// of a device that it is still adding.
+func (t *taking) decideWhenKnown(ctx context.Context) error {
+	giveUp := time.NewTimer(t.Limit.Attach)
+	defer giveUp.Stop()
+	for pause := time.Millisecond; ; pause = min(2*pause, time.Second) {
+		if err := t.decide(); err != nil || t.decision.Unread == nil || !t.decision.Unread.Soon {
+			return err
+		}
+		select {
+		case <-t.watch().Wake():
+		case <-time.After(pause):
+		case <-giveUp.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// unnamed is the result where the policy does not say that the device is to be
+// bound: it leaves the device, or has no answer.
+func (t *taking) unnamed() (Result, bool) {
+	if r, ok := t.undecided(); ok {
+		return r, true
+	}
+	return Result{Outcome: Left, Reason: t.decision.Reason}, t.decision.Verdict != policy.Bind
+}
+
+// unwanted is the result where the device is not to be taken, whatever its state.
+func (t *taking) unwanted() (Result, bool) {
+	if r, unnamed := t.unnamed(); unnamed {
+		return r, true
 	}
 	if t.Arrival == ByHand {
-		return "", "", false
+		return Result{}, false
 	}
 	c := t.checkReleased()
-	return c.Text, c.Remedy, c.Veto
+	return Result{Outcome: Left, Reason: c.Text, Remedy: c.Remedy}, c.Veto
 }
 
 // check goes through the checks that do not depend on who has the device.
@@ -338,10 +368,10 @@ func (t *taking) reconsider(ctx context.Context) (Result, bool) {
 	if err := t.decide(); err != nil {
 		return t.failure(ctx, err), true
 	}
-	switch {
-	case t.decision.Verdict != policy.Bind:
-		return t.giveUp(ctx, Result{Outcome: Left, Reason: t.decision.Reason}), true
-	case t.driver != driver:
+	if result, unnamed := t.unnamed(); unnamed {
+		return t.giveUp(ctx, result), true
+	}
+	if t.driver != driver {
 		return t.giveUp(ctx, Result{Outcome: Left, Reason: "the policy was reloaded and now says " + t.driver}), true
 	}
 	return Result{}, false

@@ -2,16 +2,13 @@ package sysfs
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 
 	"vfio-hotplug/internal/pci"
 )
@@ -145,103 +142,6 @@ func (d *Device) Override() (string, error) {
 	return text, nil
 }
 
-// Read reads the device: always its IDs, its driver and whether there is a bus
-// behind it, and of the rest what is wanted. A fact that the kernel does not offer for this device has its zero
-// value (or NoGroup, NoNode); it is not an error. An error is Gone only if the
-// device is.
-func (d *Device) Read(want pci.Facts) (pci.Device, error) {
-	dev, err := d.read(want)
-	if Gone(err) {
-		if d.Present() == nil {
-			err = fmt.Errorf("%v, though the device is there", err)
-		}
-	}
-	return dev, err
-}
-
-func (d *Device) read(want pci.Facts) (pci.Device, error) {
-	dev := pci.Device{Address: d.address, IOMMUGroup: pci.NoGroup, NUMANode: pci.NoNode, VMD: d.address.Domain > 0xffff}
-	ids, err := d.ids()
-	if err != nil {
-		return dev, err
-	}
-	dev.Vendor, dev.DeviceID, dev.SubVendor, dev.SubDevice, dev.Class = ids.Vendor, ids.Device, ids.SubVendor, ids.SubDevice, ids.Class
-	if dev.Forwards, err = Forwards(d.dir); err != nil {
-		return dev, err
-	}
-	if dev.Driver, err = d.Driver(); err != nil {
-		return dev, err
-	}
-	for _, fact := range facts {
-		if !want.Has(fact.bit) {
-			continue
-		}
-		if err := fact.read(d, &dev); err != nil {
-			return dev, err
-		}
-	}
-	// A directory that vanished between two reads answered "no such link".
-	return dev, d.Present()
-}
-
-// facts says how each fact is read. What every device has and this one does not
-// is an error: a rule that says leave must not be passed over for it.
-var facts = [...]struct {
-	bit  pci.Facts
-	read func(*Device, *pci.Device) error
-}{
-	{pci.FactOverride, func(d *Device, dev *pci.Device) (err error) {
-		dev.Override, err = d.Override()
-		return err
-	}},
-	{pci.FactGroup, func(d *Device, dev *pci.Device) error {
-		return d.number(&dev.IOMMUGroup, func() (string, error) { return d.link("iommu_group") })
-	}},
-	{pci.FactNUMA, func(d *Device, dev *pci.Device) error {
-		return d.number(&dev.NUMANode, func() (string, error) {
-			text, err := d.attribute("numa_node")
-			if errors.Is(err, fs.ErrNotExist) { // without CONFIG_NUMA
-				return "", nil
-			}
-			return text, err
-		})
-	}},
-	{pci.FactSlot, func(d *Device, dev *pci.Device) (err error) {
-		dev.Slot, err = d.fs.Slot(d.address)
-		return err
-	}},
-	{pci.FactUpstream, func(d *Device, dev *pci.Device) (err error) {
-		dev.Upstream, err = d.upstream()
-		return err
-	}},
-	{pci.FactPhysFn, func(d *Device, dev *pci.Device) error {
-		name, err := d.link("physfn")
-		if err != nil || name == "" {
-			return err
-		}
-		dev.PhysFn, err = pci.ParseAddress(name)
-		dev.VirtFn = err == nil
-		return err
-	}},
-	{pci.FactDSN, func(d *Device, dev *pci.Device) error {
-		config, err := d.dir.Read("config")
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		dev.DSN = serialNumber(config)
-		return err
-	}},
-	{pci.FactVFs, func(d *Device, dev *pci.Device) error {
-		names, err := d.dir.List(".")
-		for _, name := range names {
-			if strings.HasPrefix(name, "virtfn") {
-				dev.VFs++
-			}
-		}
-		return err
-	}},
-}
-
 // SetOverride writes driver_override, so that only the named driver can bind
 // the device; "" clears it. Before Linux 6.12.91 it waits for the device lock.
 func (d *Device) SetOverride(driver string) error {
@@ -291,14 +191,6 @@ func (d *Device) control(attribute string) error {
 	return d.fs.root.Write(attribute, d.address.String())
 }
 
-func (d *Device) ids() (pci.IDs, error) {
-	text, err := d.attribute("modalias")
-	if err != nil {
-		return pci.IDs{}, err
-	}
-	return pci.ParseModalias(text)
-}
-
 func (d *Device) attribute(name string) (string, error) {
 	text, err := d.dir.Read(name)
 	return strings.TrimSuffix(text, "\n"), err
@@ -315,106 +207,6 @@ func (d *Device) link(name string) (string, error) {
 		return "", err
 	}
 	return path.Base(target), nil
-}
-
-// Forwards reports whether the config header of the device in dir is of type 1 or
-// 2: only then does it have a secondary bus (drivers/pci/pci-sysfs.c,
-// pci_bridge_attrs_are_visible). Reading the number would wake the device.
-func Forwards(dir Dir) (bool, error) { return has(dir, "secondary_bus_number") }
-
-// has reports whether there is an attribute or a link of that name. It opens
-// nothing.
-func has(dir Dir, name string) (bool, error) {
-	_, err := dir.Readlink(name)
-	switch {
-	case err == nil || errors.Is(err, syscall.EINVAL): // not a link
-		return true, nil
-	case errors.Is(err, fs.ErrNotExist):
-		return false, nil
-	}
-	return false, err
-}
-
-func (d *Device) number(to *int, read func() (string, error)) error {
-	text, err := read()
-	if err != nil || text == "" {
-		return err
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		return err
-	}
-	*to = n
-	return nil
-}
-
-// upstream gives the bridges above the device, outermost first.
-func (d *Device) upstream() ([]pci.Address, error) {
-	target, err := d.fs.root.Readlink(devicePath(d.address))
-	if err != nil {
-		return nil, err
-	}
-	var bridges []pci.Address
-	for part := range strings.SplitSeq(path.Dir(target), "/") {
-		if a, err := pci.ParseAddress(part); err == nil {
-			bridges = append(bridges, a)
-		}
-	}
-	return bridges, nil
-}
-
-// Slot gives the name of the slot that an address sits in, "" for none.
-// Where several slots have one address, it is the first in order of name.
-func (f FS) Slot(a pci.Address) (string, error) {
-	names, err := f.slots()
-	if err != nil {
-		return "", err
-	}
-	wide := fmt.Sprintf("%04x:%02x", a.Domain, a.Bus)
-	narrow := fmt.Sprintf("%s:%02x", wide, a.Device)
-	for _, name := range names {
-		place, err := f.root.Read("bus/pci/slots/" + name + "/address")
-		if Gone(err) {
-			if names, listErr := f.slots(); listErr == nil && !slices.Contains(names, name) {
-				continue
-			}
-		}
-		if err != nil {
-			return "", err
-		}
-		if place = strings.TrimSuffix(place, "\n"); place == narrow || place == wide {
-			return name, nil
-		}
-	}
-	return "", nil
-}
-
-// slots lists the slots, in order; none where there is no such directory, which
-// the kernel always makes (drivers/pci/slot.c, pci_slot_init).
-func (f FS) slots() ([]string, error) {
-	names, err := f.root.List("bus/pci/slots")
-	if Gone(err) {
-		if bus, listErr := f.root.List("bus/pci"); listErr == nil && !slices.Contains(bus, "slots") {
-			return nil, nil
-		}
-	}
-	slices.Sort(names)
-	return names, err
-}
-
-// serialNumber finds the Device Serial Number in config space: extended
-// capability 0x0003 (PCI Express base specification, 7.9.3). It is 0 where
-// config ends at 64 or 256 bytes.
-func serialNumber(config string) uint64 {
-	const first, capability = 0x100, 0x0003
-	for at, seen := first, 0; at >= first && at+12 <= len(config) && seen < 48; seen++ {
-		header := binary.LittleEndian.Uint32([]byte(config[at : at+4]))
-		if header&0xffff == capability {
-			return binary.LittleEndian.Uint64([]byte(config[at+4 : at+12]))
-		}
-		at = int(header >> 20)
-	}
-	return 0
 }
 
 func devicePath(a pci.Address) string { return "bus/pci/devices/" + a.String() }

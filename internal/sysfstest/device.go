@@ -43,7 +43,7 @@ func (k *Kernel) newDevice(a pci.Address, drive Drive, physfn *device) *device {
 	if !known {
 		bay = Bay{Address: a, NUMANode: pci.NoNode}
 		if physfn != nil {
-			bay.Above = physfn.bay.Above
+			bay.Above, bay.NUMANode, bay.ARI = physfn.bay.Above, physfn.bay.NUMANode, physfn.bay.ARI
 		}
 	}
 	d := &device{k: k, lock: newLock(), address: a, drive: drive.withDefaults(), bay: bay, physfn: physfn}
@@ -90,6 +90,7 @@ func (d *device) plant() {
 		"modalias":         modalias(ids),
 		"revision":         "0x00",
 		"numa_node":        strconv.Itoa(d.bay.NUMANode),
+		"ari_enabled":      map[bool]string{false: "0", true: "1"}[d.bay.ARI],
 	} {
 		d.dir.file(name, text(value+"\n"))
 	}
@@ -110,7 +111,7 @@ func (d *device) plant() {
 		d.dir.file("sriov_numvfs", attribute{show: d.showVFs, store: d.setVFs})
 	}
 	if d.physfn != nil {
-		d.dir.link("physfn", d.physfn.dir)
+		d.dir.file("sriov_vf_msix_count", attribute{store: func(string) error { return syscall.EOPNOTSUPP }})
 	}
 }
 

@@ -64,6 +64,9 @@ type Bay struct {
 
 	// NUMANode is its node; pci.NoNode where the firmware does not tell.
 	NUMANode int
+
+	// ARI: the device number of what is on its bus is part of a function number.
+	ARI bool
 }
 
 // drive fills in what the caller of Plug left out.

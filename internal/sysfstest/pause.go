@@ -16,6 +16,7 @@ const (
 	Probed                 // the driver has made its devices; no bind event yet; the device lock is held
 	Releasing              // the driver link is gone; the driver still has the device, and its lock is held
 	Scheduled              // from 6.17 on: the synchronous drivers have had their turn, the others come now; driver is ""
+	Announced              // a VF has its add event, and no link to its physical function yet; driver is ""
 	Stopped                // an unplug has unbound the device, and has not removed it yet; driver is ""
 )
 

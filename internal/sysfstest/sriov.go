@@ -50,10 +50,17 @@ func (d *device) addVFs(n int) {
 	}
 }
 
+// addVF is pci_iov_add_virtfn: a VF is announced before sysfs tells of which
+// function it is.
 func (k *Kernel) addVF(pf *device, index int, at pci.Address, drive Drive) {
 	k.mu.Lock()
 	vf := k.newDevice(at, drive, pf)
+	k.mu.Unlock()
+	k.pause(Announced, "", vf)
+	k.mu.Lock()
 	pf.dir.link(fmt.Sprintf("virtfn%d", index), vf.dir)
+	vf.dir.link("physfn", pf.dir)
+	vf.emit("change", nil)
 	pf.vfs = append(pf.vfs, vf)
 	vf.matching = true
 	k.mu.Unlock()

@@ -188,15 +188,6 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-func TestUnprivilegedConfig(t *testing.T) {
-	k := boot(Options{Unprivileged: true})
-	k.Plug(bay1(), Drive{DSN: 5})
-	got, err := open(t, k, bay1()).Read(pci.FactDSN)
-	if err != nil || got.DSN != 0 {
-		t.Errorf("DSN is %d, %v, want it unreadable", got.DSN, err)
-	}
-}
-
 func TestNamespaces(t *testing.T) {
 	for _, test := range []struct {
 		name  string
