@@ -163,3 +163,22 @@ func TestParseTakeover(t *testing.T) {
 		}
 	}
 }
+
+// TestExplainNamesThePortOfASlot: the slot that the rule wants is that of a port,
+// and the drive is below it.
+func TestExplainNamesThePortOfASlot(t *testing.T) {
+	d := drive()
+	d.Slot = ""
+	d.PortSlots = []pci.PortSlot{{Port: pci.Address{Device: 0x1c}, Slot: "7"}, {Port: pci.Address{Bus: 2}, Slot: "0-1"}}
+	for match, want := range map[string]string{
+		`slot = "7"`:    `slot is none, the rule wants 7; that is the slot of 0000:00:1c.0, which the device is behind: say behind = "0000:00:1c.0"`,
+		`slot = "1..9"`: `slot is none, the rule wants 1..9; that is the slot of 0000:00:1c.0, which the device is behind: say behind = "0000:00:1c.0"`,
+		`slot = "0-1"`:  `slot is none, the rule wants 0-1; that is the slot of 0000:02:00.0, which the device is behind: say behind = "0000:02:00.0"`,
+		`slot = "8"`:    `slot is none, the rule wants 8`,
+	} {
+		step := parse(t, "[[rule]]\nname = \"r\"\nmatch = { "+match+" }\n").Explain(&d)[0]
+		if step.Matches || step.Why != want {
+			t.Errorf("%s: got %q\nwant %q", match, step.Why, want)
+		}
+	}
+}

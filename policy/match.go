@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -144,7 +145,21 @@ func (m *match) whyNot(k key, d *pci.Device) string {
 	if k == keyNot {
 		return "the rule is not for " + m.not.describe()
 	}
-	return k.String() + " is " + k.of(d) + ", the rule wants " + m.wants[k]
+	why := k.String() + " is " + k.of(d) + ", the rule wants " + m.wants[k]
+	if k == keySlot {
+		why += m.portOf(d)
+	}
+	return why
+}
+
+// portOf names the bridge above d that sits in a slot that m wants; "" for none.
+func (m *match) portOf(d *pci.Device) string {
+	for _, p := range d.PortSlots {
+		if anySlot(m.slot, p.Slot) {
+			return fmt.Sprintf("; that is the slot of %s, which the device is behind: say %s = \"%[1]s\"", p.Port, keyBehind)
+		}
+	}
+	return ""
 }
 
 // describe puts a match into words: "vendor 0x8086 and slot 1 or 2".

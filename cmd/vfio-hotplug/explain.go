@@ -118,6 +118,9 @@ func printJudgement(w io.Writer, j operate.Judgement, g *control.Guard, files []
 	if d.Slot != "" {
 		fmt.Fprintf(w, "  slot %s", d.Slot)
 	}
+	for _, p := range d.PortSlots {
+		fmt.Fprintf(w, "  behind %s in slot %s", p.Port, p.Slot)
+	}
 	fmt.Fprintf(w, "\n  driver %s", orDash(d.Driver))
 	if d.IOMMUGroup != pci.NoGroup {
 		fmt.Fprintf(w, ", IOMMU group %d", d.IOMMUGroup)

@@ -43,13 +43,20 @@ type Device struct {
 	NUMANode         int    // node number, or NoNode
 	Slot             string // name below /sys/bus/pci/slots, "" for none
 	Upstream         []Address
-	PhysFn           Address // the physical function, if VirtFn
-	VirtFn           bool    // it is an SR-IOV virtual function
-	DSN              uint64  // PCIe Device Serial Number, 0 for none
-	VMD              bool    // it sits behind an Intel VMD controller
-	VFs              int     // virtual functions enabled on it
+	PhysFn           Address    // the physical function, if VirtFn
+	VirtFn           bool       // it is an SR-IOV virtual function
+	DSN              uint64     // PCIe Device Serial Number, 0 for none
+	VMD              bool       // it sits behind an Intel VMD controller
+	VFs              int        // virtual functions enabled on it
+	PortSlots        []PortSlot // of the bridges above it, outermost first
 
 	Unread []Unread // what of it was asked for and could not be read
+}
+
+// PortSlot is a slot that a bridge above a device sits in.
+type PortSlot struct {
+	Port Address
+	Slot string
 }
 
 // Unknown gives what kept a fact from being read, nil where it is known.

@@ -14,6 +14,7 @@ const (
 	FactPhysFn                     // PhysFn, VirtFn
 	FactDSN                        // DSN: reads config space, which wakes a sleeping device; all of it is for CAP_SYS_ADMIN
 	FactVFs                        // VFs
+	FactPorts                      // PortSlots: reads every slot of the machine
 
 	NoFacts  Facts = 0
 	AllFacts Facts = 1<<iota - 1

@@ -46,11 +46,12 @@ func (d *Device) read(want, more pci.Facts) (pci.Device, error) {
 	if dev.Driver, err = d.Driver(); err != nil {
 		return dev, err
 	}
+	r := &reading{Device: d}
 	for _, fact := range facts {
 		if !(want | more).Has(fact.bit) {
 			continue
 		}
-		switch err := fact.read(d, &dev); {
+		switch err := fact.read(r, &dev); {
 		case err == nil:
 		case want.Has(fact.bit):
 			return dev, err
@@ -67,16 +68,16 @@ func (d *Device) read(want, more pci.Facts) (pci.Device, error) {
 // is an error: a rule that says leave must not be passed over for it.
 var facts = [...]struct {
 	bit  pci.Facts
-	read func(*Device, *pci.Device) error
+	read func(*reading, *pci.Device) error
 }{
-	{pci.FactOverride, func(d *Device, dev *pci.Device) (err error) {
+	{pci.FactOverride, func(d *reading, dev *pci.Device) (err error) {
 		dev.Override, err = d.Override()
 		return err
 	}},
-	{pci.FactGroup, func(d *Device, dev *pci.Device) error {
+	{pci.FactGroup, func(d *reading, dev *pci.Device) error {
 		return number(&dev.IOMMUGroup, func() (string, error) { return d.link("iommu_group") })
 	}},
-	{pci.FactNUMA, func(d *Device, dev *pci.Device) error {
+	{pci.FactNUMA, func(d *reading, dev *pci.Device) error {
 		at, err := d.place()
 		if err != nil {
 			return err
@@ -89,35 +90,39 @@ var facts = [...]struct {
 			return text, err
 		})
 	}},
-	{pci.FactSlot, func(d *Device, dev *pci.Device) (err error) {
+	{pci.FactSlot, func(d *reading, dev *pci.Device) (err error) {
 		dev.Slot, err = d.slot()
 		return err
 	}},
-	{pci.FactUpstream, func(d *Device, dev *pci.Device) (err error) {
+	{pci.FactUpstream, func(d *reading, dev *pci.Device) (err error) {
 		dev.Upstream, err = d.upstream()
 		return err
 	}},
-	{pci.FactPhysFn, func(d *Device, dev *pci.Device) error {
+	{pci.FactPhysFn, func(d *reading, dev *pci.Device) error {
 		at, err := d.place()
 		if err == nil && at.address != d.address {
 			dev.PhysFn, dev.VirtFn = at.address, true
 		}
 		return err
 	}},
-	{pci.FactDSN, func(d *Device, dev *pci.Device) error {
+	{pci.FactDSN, func(d *reading, dev *pci.Device) error {
 		config, err := d.dir.Read("config")
 		if err == nil {
 			dev.DSN, err = serialNumber(config)
 		}
 		return err
 	}},
-	{pci.FactVFs, func(d *Device, dev *pci.Device) error {
+	{pci.FactVFs, func(d *reading, dev *pci.Device) error {
 		names, err := d.dir.List(".")
 		for _, name := range names {
 			if strings.HasPrefix(name, "virtfn") {
 				dev.VFs++
 			}
 		}
+		return err
+	}},
+	{pci.FactPorts, func(d *reading, dev *pci.Device) (err error) {
+		dev.PortSlots, err = d.portSlots()
 		return err
 	}},
 }
@@ -130,6 +135,12 @@ func (d *Device) ids() (pci.IDs, error) {
 	return pci.ParseModalias(text)
 }
 
+// reading is one reading of a device.
+type reading struct {
+	*Device
+	at *place // nil until it is asked for
+}
+
 // place is where a device sits on the machine: a virtual function where its
 // physical function does.
 type place struct {
@@ -138,25 +149,33 @@ type place struct {
 }
 
 // place gives the device's place. A virtual function is announced before the
-// kernel makes the link to its physical function, but has attributes of its own
+// kernel makes the link to its physical function, but has an attribute of its own
 // from the first (drivers/pci/iov.c, pci_iov_add_virtfn and
 // sriov_vf_attrs_are_visible).
-func (d *Device) place() (place, error) {
-	physfn, err := d.link("physfn")
+func (r *reading) place() (place, error) {
+	if r.at != nil {
+		return *r.at, nil
+	}
+	at := place{address: r.address}
+	virtual, err := has(r.dir, "sriov_vf_msix_count")
 	if err != nil {
-		return place{}, err
+		return at, err
 	}
-	if physfn != "" {
-		a, err := pci.ParseAddress(physfn)
-		return place{address: a, dir: "physfn/"}, err
+	if virtual {
+		physfn, err := r.link("physfn")
+		switch {
+		case err != nil:
+			return at, err
+		case physfn == "":
+			return at, fmt.Errorf("it is a virtual function, and not known of which device: %w", ErrSoon)
+		}
+		at.dir = "physfn/"
+		if at.address, err = pci.ParseAddress(physfn); err != nil {
+			return at, err
+		}
 	}
-	switch virtual, err := has(d.dir, "sriov_vf_msix_count"); {
-	case err != nil:
-		return place{}, err
-	case virtual:
-		return place{}, fmt.Errorf("it is a virtual function, and not known of which device: %w", ErrSoon)
-	}
-	return place{address: d.address}, nil
+	r.at = &at
+	return at, nil
 }
 
 // upstream gives the bridges above the device, outermost first. Those above a

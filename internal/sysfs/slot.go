@@ -9,23 +9,39 @@ import (
 )
 
 // slot gives the name of the slot that the device sits in, "" for none.
-func (d *Device) slot() (string, error) {
-	at, err := d.place()
+func (r *reading) slot() (string, error) {
+	at, err := r.place()
 	if err != nil {
 		return "", err
 	}
-	name, err := d.fs.Slot(at.address)
+	name, err := r.fs.Slot(at.address)
 	if name != "" || err != nil || at.address.Device == 0 {
 		return name, err
 	}
 	// With ARI a bus has one device, and device numbers are a part of the numbers
 	// of its functions (PCI Express base specification, 6.13).
-	ari, err := d.attribute(at.dir + "ari_enabled")
+	ari, err := r.attribute(at.dir + "ari_enabled")
 	if err != nil || ari == "0" {
 		return "", err
 	}
 	at.address.Device, at.address.Function = 0, 0
-	return d.fs.Slot(at.address)
+	return r.fs.Slot(at.address)
+}
+
+// portSlots gives the slots that bridges above the device sit in.
+func (d *Device) portSlots() ([]pci.PortSlot, error) {
+	bridges, err := d.upstream()
+	var all []pci.PortSlot
+	for _, a := range bridges {
+		name, err := d.fs.Slot(a)
+		if err != nil {
+			return nil, err
+		}
+		if name != "" {
+			all = append(all, pci.PortSlot{Port: a, Slot: name})
+		}
+	}
+	return all, err
 }
 
 // Slot gives the name of the slot that an address sits in, "" for none.

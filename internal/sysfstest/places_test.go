@@ -87,3 +87,17 @@ func TestAFunctionPastTheSeventhIsInTheSlot(t *testing.T) {
 		}
 	}
 }
+
+// TestTheSlotsOfTheBridgesAbove: a carrier with a switch sits in a slot, and the
+// drive on it in none.
+func TestTheSlotsOfTheBridgesAbove(t *testing.T) {
+	upstream, downstream, drive := pci.Address{Bus: 1}, pci.Address{Bus: 2, Device: 3}, pci.Address{Bus: 5}
+	k := boot(Options{})
+	k.AddBay(Bay{Address: drive, Above: []pci.Address{{Device: 4}, upstream, downstream}})
+	k.Plug(drive, Drive{})
+	got, err := open(t, k, drive).Read(pci.AllFacts)
+	must(t, err)
+	if want := []pci.PortSlot{{Port: upstream, Slot: "1"}}; got.Slot != "" || !slices.Equal(got.PortSlots, want) {
+		t.Errorf("slot %q, above %v, want none and %v", got.Slot, got.PortSlots, want)
+	}
+}
