@@ -45,7 +45,7 @@ func Load(sources ...Source) (*Policy, error) {
 	files := dropIns(sources)
 	for _, s := range sources {
 		if _, err := fs.Lstat(s.FS, mainFile); !errors.Is(err, fs.ErrNotExist) {
-			files = append(files, s.read(mainFile))
+			files = append(files, s.read(mainFile, fs.FileMode.IsRegular))
 			break
 		}
 	}
@@ -53,14 +53,30 @@ func Load(sources ...Source) (*Policy, error) {
 }
 
 // LoadFiles reads a policy from the files named, and from nothing else, in that
-// order. An error is Faults.
+// order. They may be pipes, and are then read to their end. An error is Faults.
 func LoadFiles(paths ...string) (*Policy, error) {
 	files := make([]file, len(paths))
 	for i, path := range paths {
-		files[i] = Dir(filepath.Dir(path)).read(filepath.Base(path))
+		files[i] = readNamed(path)
 		files[i].rename(path)
 	}
 	return compile(files)
+}
+
+// readNamed reads a file that a person has named.
+func readNamed(path string) file {
+	dir := Dir(filepath.Dir(path))
+	if path == stdin {
+		return dir.readFrom(os.Stdin, filepath.Base(path)) // a socket cannot be opened by its name
+	}
+	return dir.read(filepath.Base(path), isStream)
+}
+
+const stdin = "/dev/stdin"
+
+// isStream reports whether a file can be read from its beginning to its end.
+func isStream(m fs.FileMode) bool {
+	return m.IsRegular() || m&(fs.ModeNamedPipe|fs.ModeCharDevice) != 0
 }
 
 // dropIns reads the drop-ins. A folder that cannot be listed comes first.
@@ -79,7 +95,7 @@ func dropIns(sources []Source) []file {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(owner)) {
-		files = append(files, owner[name].read(path.Join(dropInDir, name)))
+		files = append(files, owner[name].read(path.Join(dropInDir, name), fs.FileMode.IsRegular))
 	}
 	return files
 }
@@ -88,9 +104,9 @@ func isDropIn(name string) bool {
 	return strings.HasSuffix(name, dropInName) && !strings.HasPrefix(name, ".")
 }
 
-// read reads one file. It does not open what is no regular file, for opening a
-// FIFO waits for somebody to write into it.
-func (s Source) read(name string) file {
+// read reads one file. It does not open what may not be opened: in a folder a FIFO,
+// since that waits for somebody to write into it.
+func (s Source) read(name string, may func(fs.FileMode) bool) file {
 	info, err := fs.Stat(s.FS, name)
 	switch {
 	case err != nil:
@@ -99,7 +115,7 @@ func (s Source) read(name string) file {
 		return s.unreadable(name, errors.New("a directory, where a file should be"))
 	case isNull(info):
 		return file{name: s.name(name)}
-	case !info.Mode().IsRegular():
+	case !may(info.Mode()):
 		return s.unreadable(name, errors.New("not a regular file"))
 	}
 	f, err := s.FS.Open(name)
@@ -107,6 +123,10 @@ func (s Source) read(name string) file {
 		return s.unreadable(name, err)
 	}
 	defer f.Close()
+	return s.readFrom(f, name)
+}
+
+func (s Source) readFrom(f io.Reader, name string) file {
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return s.unreadable(name, err)

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -269,5 +270,60 @@ func TestLoadFilesByRelativeName(t *testing.T) {
 		if want := name + ":1:2: x: expected '=' after key"; err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
 		}
+	}
+}
+
+// A file that was named may be a pipe: <(…) of a shell, or the standard input,
+// which may be a socket too (as under ssh).
+func TestLoadFilesReadsAPipe(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		if err := os.WriteFile(fifo, []byte(takes("from a pipe")), 0o600); err != nil {
+			t.Error(err)
+		}
+	}()
+	if p, err := LoadFiles(fifo); err != nil || names(p) != "from a pipe" {
+		t.Errorf("a named pipe: %q, %v", names(p), err)
+	}
+
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	send(t, w, takes("from a shell"))
+	if p, err := LoadFiles(fmt.Sprintf("/dev/fd/%d", r.Fd())); err != nil || names(p) != "from a shell" {
+		t.Errorf("an open pipe: %q, %v", names(p), err)
+	}
+	_ = r.Close()
+
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdin := os.Stdin
+	defer func() { os.Stdin = stdin }()
+	os.Stdin = os.NewFile(uintptr(pair[0]), "stdin")
+	defer os.Stdin.Close()
+	send(t, os.NewFile(uintptr(pair[1]), "client"), takes("from ssh"))
+	if p, err := LoadFiles("/dev/stdin"); err != nil || names(p) != "from ssh" {
+		t.Errorf("the standard input: %q, %v", names(p), err)
+	}
+}
+
+func send(t *testing.T, to *os.File, text string) {
+	t.Helper()
+	_, err := to.WriteString(text)
+	if err = errors.Join(err, to.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What never ends is no policy.
+func TestLoadFilesReadsNoMoreThanAPolicy(t *testing.T) {
+	if _, err := LoadFiles("/dev/zero"); err == nil || err.Error() != "/dev/zero: larger than 1 MiB: this is not a policy" {
+		t.Errorf("got %v", err)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -84,11 +86,23 @@ func nextOfTrial(j operate.Judgement, files []string) string {
 	const again = "vfio-hotplug explain "
 	switch {
 	case strings.Contains(j.Next, again):
-		return strings.Replace(j.Next, again, again+"--policy "+strings.Join(files, " --policy ")+" ", 1)
+		return strings.Replace(j.Next, again, again+"--policy "+strings.Join(reusable(files), " --policy ")+" ", 1)
 	case j.Outcome == operate.Direct || j.Outcome == operate.Taken:
 		return "to have it so, put the policy into /etc/vfio-hotplug, then: systemctl reload vfio-hotplug"
 	}
 	return j.Next
+}
+
+// reusable names files for a command that is still to be typed: what has been read
+// from a pipe has to come from somewhere else then.
+func reusable(files []string) []string {
+	again := slices.Clone(files)
+	for i, file := range again {
+		if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+			again[i] = "FILE"
+		}
+	}
+	return again
 }
 
 // judge explains a device, and the guard that a daemon chooses for the policy.
