@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"vfio-hotplug/internal/pci"
@@ -40,10 +41,25 @@ func anyAddress(globs []addressGlob, a pci.Address) bool {
 // parseAddress reads an address for a message that shows it already.
 func parseAddress(s string) (pci.Address, error) {
 	a, err := pci.ParseAddress(s)
-	if err != nil {
-		return a, errors.New("not a PCI address: want dddd:bb:dd.f, such as 0000:01:00.0")
+	if err == nil {
+		return a, nil
 	}
-	return a, nil
+	if err := otherNameOfDevice(s); err != nil {
+		return a, err
+	}
+	return a, errors.New("not a PCI address: want dddd:bb:dd.f, such as 0000:01:00.0")
+}
+
+// otherNameOfDevice says how to come from another name of a device to its address;
+// nil where s is none.
+func otherNameOfDevice(s string) error {
+	if a, ok := pci.ParseNodeName(s); ok {
+		return errors.New("this is libvirt's name of it" + didYouMean(a.String()))
+	}
+	if strings.Contains(s, ":") || !strings.ContainsAny(s, "ghijklmnopqrstuvwxyz") {
+		return nil
+	}
+	return fmt.Errorf("a name comes from the driver that has the device: vfio-hotplug explain %s shows its address", excerpt(s))
 }
 
 // parseAddressGlob reads a pattern. Upper case is as good as lower case, and a
@@ -52,6 +68,9 @@ func parseAddressGlob(s string) (addressGlob, error) {
 	a, err := parseAddress(s)
 	if err == nil {
 		return addressGlob{exact: a}, nil
+	}
+	if otherNameOfDevice(s) != nil {
+		return addressGlob{}, err
 	}
 	if len(s) > 64 {
 		return addressGlob{}, errors.New("longer than any address")

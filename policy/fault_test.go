@@ -256,6 +256,12 @@ func TestFaults(t *testing.T) {
 
 		{"address malformed", inMatch(`address = "0000:01:00"`),
 			`f:3:21: "0000:01:00": not a PCI address: want dddd:bb:dd.f, such as 0000:01:00.0`},
+		{"address by libvirt's name", inMatch(`address = "pci_0000_03_00_0"`),
+			`f:3:21: "pci_0000_03_00_0": this is libvirt's name of it; did you mean "0000:03:00.0"?`},
+		{"address by a driver's name", inMatch(`address = "/dev/nvme0n1"`),
+			`f:3:21: "/dev/nvme0n1": a name comes from the driver that has the device: vfio-hotplug explain /dev/nvme0n1 shows its address`},
+		{"physfn by a driver's name", inMatch(`physfn = "eth0"`),
+			`f:3:20: "eth0": a name comes from the driver that has the device: vfio-hotplug explain eth0 shows its address`},
 		{"address that no device has", inMatch(`address = "0000:01:20.*"`),
 			`f:3:21: "0000:01:20.*": no address can match this pattern: an address is dddd:bb:dd.f, such as 0000:01:00.0`},
 		{"address without the colons", inMatch(`address = "0000?01?00?9"`),

@@ -45,55 +45,23 @@ func (c *compiler) notMatch(n *node) *match {
 }
 
 func (c *compiler) unknownMatchKey(e entry) {
-	if slices.Contains(ruleKeys(), e.name) {
-		c.fault(e.at, "this key belongs to the rule, not into its match")
-		return
-	}
 	var names []string
 	for k := matched + 1; k < numKeys; k++ {
 		names = append(names, k.String())
 	}
-	if isSerial(e.name) {
-		c.fault(e.at, "unknown key; the serial number of a drive is known only when a driver has read it: "+
-			"there is %s, the PCIe Device Serial Number that lspci -vv shows", keyDSN)
-		return
-	}
-	near := otherName(e.name)
-	if near == "" {
-		near = nearest(e.name, names...)
-	}
-	if near == "" {
+	keys, why := elsewhere(e)
+	switch near := nearest(e.name, names...); {
+	case slices.Contains(ruleKeys(), e.name) && why == "":
+		c.fault(e.at, "this key belongs to the rule, not into its match")
+	case keys != "":
+		c.fault(e.at, "unknown key%s", didYouMean(keys))
+	case why != "":
+		c.fault(e.at, "unknown key; %s", why)
+	case near != "":
+		c.fault(e.at, "unknown key%s", didYouMean(near))
+	default:
 		c.fault(e.at, "unknown key; a match has %s", strings.Join(names, ", "))
-		return
 	}
-	c.fault(e.at, "unknown key%s", didYouMean(near))
-}
-
-// isSerial reports whether a key asks for what nvme-cli and udev call the serial
-// number, which a device has only as long as nvme drives it.
-func isSerial(name string) bool {
-	switch fold(name) {
-	case "serial", "serialnumber", "idserial", "idserialshort":
-		return true
-	}
-	return false
-}
-
-// otherName gives the key that goes by the name of name elsewhere.
-func otherName(name string) string {
-	switch fold(name) {
-	case "bdf", "addr", "pciaddress", "pcislotname":
-		return keyAddress.String()
-	case "subvendor", "svendor", "subsysvendor":
-		return keySubVendor.String()
-	case "subdevice", "sdevice", "subsysdevice", "subsystem":
-		return keySubDevice.String()
-	case "upstream", "bridge", "port", "rootport":
-		return keyBehind.String()
-	case "pf":
-		return keyPhysFn.String()
-	}
-	return ""
 }
 
 // values reads the values of a key, one or a list of them, and gives them in the
@@ -172,6 +140,9 @@ func (n *node) hexAsText() *node {
 // addID reads a vendor or device ID. A decimal number is refused: who writes
 // vendor = 8086 means 0x8086, and would get 0x1f96.
 func addID(values *[]pci.ID, n *node) error {
+	if keys := pairKeys(n.text, keyVendor, keyDevice); keys != "" {
+		return errors.New("these are two IDs" + didYouMean(keys))
+	}
 	if meant, ok := hexID(n.text); ok {
 		return fmt.Errorf("a string, where an ID should be; did you mean %s?", meant)
 	}

@@ -63,16 +63,25 @@ func (c *compiler) ruleKey(r *Rule, e entry, table *node) {
 }
 
 func (c *compiler) unknownRuleKey(e entry) {
-	if _, ok := keyNamed(e.name); ok {
+	keys, why := elsewhere(e)
+	meant := ruleElsewhere(e.name)
+	_, isMatchKey := keyNamed(e.name)
+	switch near := nearest(e.name, ruleKeys()...); {
+	case isMatchKey:
 		c.fault(e.at, "this key belongs into match: match = { %s = … }", e.name)
-		return
-	}
-	near := nearest(e.name, ruleKeys()...)
-	if near == "" {
+	case meant != "":
+		c.fault(e.at, "unknown key%s", didYouMean(meant))
+	case near != "":
+		c.fault(e.at, "unknown key%s", didYouMean(near))
+	case strings.Contains(keys, "="):
+		c.fault(e.at, "unknown key%s", didYouMean("match = { "+keys+" }"))
+	case keys != "":
+		c.fault(e.at, "unknown key%s", didYouMean("match = { "+keys+" = … }"))
+	case why != "":
+		c.fault(e.at, "unknown key; %s", why)
+	default:
 		c.fault(e.at, "unknown key; a rule has %s", strings.Join(ruleKeys(), ", "))
-		return
 	}
-	c.fault(e.at, "unknown key%s", didYouMean(near))
 }
 
 // leavesOnly finds the settings that make no sense in a rule that leaves.

@@ -5,10 +5,14 @@ import (
 	"strings"
 )
 
-// didYouMean ends a fault with a hint, if there is one.
+// didYouMean ends a fault with a hint, if there is one: a word, or some of a policy
+// file's text.
 func didYouMean(near string) string {
-	if near == "" {
+	switch {
+	case near == "":
 		return ""
+	case strings.ContainsAny(near, "=#"):
+		return "; did you mean " + near + "?"
 	}
 	return fmt.Sprintf("; did you mean %q?", near)
 }

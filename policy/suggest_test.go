@@ -49,10 +49,63 @@ func TestOtherNames(t *testing.T) {
 		"SDevice":       "subsystem_device",
 		"root_port":     "behind",
 		"pf":            "physfn",
+
+		"pciAddresses":      "address", // SR-IOV network device plugin
+		"vendors":           "vendor",
+		"rootDevices":       "physfn",
+		"vendor_id":         "vendor", // OpenStack
+		"product_id":        "device",
+		"host":              "address", // QEMU
+		"bus":               "address", // libvirt
+		"PhySlot":           "slot",    // lspci -vmm
+		"NUMANode":          "numa_node",
+		"parent":            "behind", // libvirt
+		"physical-function": "physfn",
+		"exclude":           "not",
 	} {
 		_, err := Parse("f", []byte("[[rule]]\nname = \"r\"\nmatch."+word+" = 1\n"))
 		if want := "f:3:7: " + word + ": unknown key; did you mean \"" + want + "\"?"; err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}
+
+// What people write who come from other tools, and what they are told.
+func TestKeysThatOtherToolsHave(t *testing.T) {
+	const (
+		read   = "is known only when a driver has read it"
+		groups = `the numbers of IOMMU groups change: name the device by its address, slot or IDs; a rule's group = "with" takes the others of its group along`
+		inRule = "\nmatch.slot = \"1\""
+		names  = "a name such as eth0 or nvme0n1 comes from the driver that has the device: there is address, which vfio-hotplug explain shows for such a name"
+	)
+	for text, want := range map[string]string{
+		`match.id = "144d:a808"`:                `did you mean vendor = 0x144d, device = 0xa808?`,
+		`match.ids = ["144D:A808"]`:             `did you mean vendor = 0x144d, device = 0xa808?`,
+		`match.id = ["144d:a808", "8086:0a54"]`: `did you mean vendor = 0x144d, device = 0xa808, in a rule for each pair?`,
+		`match.pciVendorSelector = "10de:1eb8"`: `did you mean vendor = 0x10de, device = 0x1eb8?`, // KubeVirt
+		`match.id = "144d a808 144d a801"`:      `did you mean vendor = 0x144d, device = 0xa808, subsystem_vendor = 0x144d, subsystem_device = 0xa801?`,
+		`match.id = "0x144d:0xa808"`:            `did you mean vendor = 0x144d, device = 0xa808?`,
+		`match.id = 7`:                          `the IDs are keys of their own: vendor = 0x144d, device = 0xa808, as lspci -nn shows them`,
+		`match.subsystem-id = "144d:a801"`:      `did you mean subsystem_vendor = 0x144d, subsystem_device = 0xa801?`, // Proxmox VE
+		`match.vendor = "144d:a808"`:            `these are two IDs; did you mean vendor = 0x144d, device = 0xa808?`,
+		`match.iommu_group = 12`:                groups,
+		`match.group = 12`:                      groups,
+		`match.group = "with"`:                  `this key belongs to the rule, not into its match`,
+		`match.model = "PM983"`:                 `the model of a drive ` + read + `: the models are told apart by vendor and device, which lspci -nn shows`,
+		`match.wwn = "eui.0025388b91b3f6d1"`:    `this is known only when a driver has read the device: name it by its address, slot or IDs`,
+		`match.pfNames = ["eth0"]`:              names,
+		`match.interface = "eth0"`:              names,
+		`id = "8086:1"` + inRule:                `the IDs are keys of their own: vendor = 0x144d, device = 0xa808, as lspci -nn shows them`,
+		`id = "8086:0a54"` + inRule:             `did you mean match = { vendor = 0x8086, device = 0x0a54 }?`,
+		`bdf = "01:00.0"` + inRule:              `did you mean match = { address = … }?`,
+		`iommu_group = 1` + inRule:              groups,
+		`driver_override = "nvme"` + inRule:     `did you mean "driver"?`,
+		`description = "mine"` + inRule:         `did you mean # before a comment?`,
+		`blacklist = true` + inRule:             `did you mean action = "leave"?`,
+	} {
+		_, err := Parse("f", []byte("[[rule]]\nname = \"r\"\n"+text+"\n"))
+		if err == nil || strings.Contains(err.Error(), "\n") || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("%s: got %v\nwant %s", text, err, want)
 		}
 	}
 }

@@ -3,6 +3,8 @@ package policy
 import (
 	"fmt"
 	"strings"
+
+	"vfio-hotplug/internal/pci"
 )
 
 // mostWarnings is how many warnings of one kind there are at most.
@@ -11,9 +13,9 @@ const mostWarnings = 10
 // Warnings gives one line for each thing in the rules that is right, but
 // perhaps not meant. Of each kind it gives the first, and counts the others.
 func (p *Policy) Warnings() []string {
-	var ranges, kernels, shadowed []string
+	var slots, kernels, shadowed []string
 	for i, r := range p.list() {
-		ranges = append(ranges, r.likeRanges(&r.match)...)
+		slots = append(slots, r.otherSlots(&r.match)...)
 		if r.Action != Bind {
 			continue
 		}
@@ -23,7 +25,7 @@ func (p *Policy) Warnings() []string {
 		}
 	}
 	var lines []string
-	for _, kind := range [][]string{ranges, kernels, shadowed, p.unguardedWarnings()} {
+	for _, kind := range [][]string{slots, kernels, shadowed, p.unguardedWarnings()} {
 		lines = append(lines, first(kind)...)
 	}
 	return lines
@@ -52,9 +54,10 @@ func (r *Rule) shadowedBy(other *Rule) string {
 	return fmt.Sprintf("%s takes nothing: %s stands before it and is about all of its devices", r, other)
 }
 
-// likeRanges finds the names of slots that were perhaps meant as a range: the
-// kernel itself makes names such as 1-1, but not many.
-func (r *Rule) likeRanges(m *match) []string {
+// otherSlots finds the names of slots that were perhaps meant as a range, for the
+// kernel itself makes names such as 1-1, but not many; or as the address that lspci
+// and the kernel call a slot.
+func (r *Rule) otherSlots(m *match) []string {
 	var lines []string
 	for _, s := range m.slot {
 		from, to, found := strings.Cut(s.glob, "-")
@@ -63,11 +66,19 @@ func (r *Rule) likeRanges(m *match) []string {
 		if found && ok1 && ok2 {
 			lines = append(lines, fmt.Sprintf("%s has slot = %q, which is the one slot of that name: a range is written %q", r, s.glob, from+".."+to))
 		}
+		if isAddress(s.glob) || isAddress(s.glob+".0") {
+			lines = append(lines, fmt.Sprintf("%s has slot = %q, which is the slot of that name: the address of a device is the key address", r, s.glob))
+		}
 	}
 	if m.not != nil {
-		lines = append(lines, r.likeRanges(m.not)...)
+		lines = append(lines, r.otherSlots(m.not)...)
 	}
 	return lines
+}
+
+func isAddress(s string) bool {
+	_, err := pci.ParseAddress(s)
+	return err == nil
 }
 
 // unguardedWarnings gives one line for each rule that a guard by IDs cannot do

@@ -8,12 +8,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestASlotThatLooksLikeARangeIsWarnedOf(t *testing.T) {
+func TestASlotThatLooksOtherwiseIsWarnedOf(t *testing.T) {
 	for slot, want := range map[string]string{
 		`"1-24"`:                      `rule "bays" (p.toml:1) has slot = "1-24", which is the one slot of that name: a range is written "1..24"`,
 		`["7", "1-1"]`:                `rule "bays" (p.toml:1) has slot = "1-1", which is the one slot of that name: a range is written "1..1"`,
 		`"1..24"`:                     "",
 		`"bay-1"`:                     "",
+		`"03:00.0"`:                   `rule "bays" (p.toml:1) has slot = "03:00.0", which is the slot of that name: the address of a device is the key address`,
+		`"0000:03:00"`:                `rule "bays" (p.toml:1) has slot = "0000:03:00", which is the slot of that name: the address of a device is the key address`,
 		`"1-"`:                        "",
 		`"1-*"`:                       "",
 		`"7", not = { slot = "8-9" }`: `rule "bays" (p.toml:1) has slot = "8-9", which is the one slot of that name: a range is written "8..9"`,

@@ -50,6 +50,17 @@ func ParseAddress(s string) (Address, error) {
 	return Address{Domain: uint32(d), Bus: uint8(b), Device: uint8(v), Function: uint8(f)}, nil
 }
 
+// ParseNodeName reads the name that libvirt gives to a device, such as
+// pci_0000_01_00_0.
+func ParseNodeName(s string) (a Address, ok bool) {
+	parts := strings.Split(s, "_")
+	if len(parts) != 5 || parts[0] != "pci" {
+		return Address{}, false
+	}
+	a, err := ParseAddress(parts[1] + ":" + parts[2] + ":" + parts[3] + "." + parts[4])
+	return a, err == nil
+}
+
 // String gives the kernel's spelling, such as 0000:01:00.0.
 func (a Address) String() string {
 	return fmt.Sprintf("%04x:%02x:%02x.%d", a.Domain, a.Bus, a.Device, a.Function)

@@ -180,3 +180,20 @@ func mustParse(t *testing.T, s string) Address {
 	}
 	return a
 }
+
+func TestParseNodeName(t *testing.T) {
+	for in, want := range map[string]string{
+		"pci_0000_03_00_0":  "0000:03:00.0",
+		"pci_0000_AB_1f_7":  "0000:ab:1f.7",
+		"pci_10000_e1_00_0": "10000:e1:00.0",
+	} {
+		if a, ok := ParseNodeName(in); !ok || a.String() != want {
+			t.Errorf("%s: got %s, %v, want %s", in, a, ok, want)
+		}
+	}
+	for _, in := range []string{"", "pci_", "pci_0000_03_00", "pci_0000_03_00_8", "pci_03_00_0", "pci_0000_03_00_0_1", "0000_03_00_0", "usb_0000_03_00_0", "pci_0000:03:00.0"} {
+		if a, ok := ParseNodeName(in); ok || a != (Address{}) {
+			t.Errorf("%q: accepted as %s", in, a)
+		}
+	}
+}
