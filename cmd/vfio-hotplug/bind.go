@@ -19,7 +19,7 @@ func newBindCommand(m *machine) *cobra.Command {
 		Long: `bind does by hand what the daemon does by itself, with the same checks: a
 drive in use is never taken. A device that no rule names goes to vfio-pci; a
 rule that says leave stands. bind also ends a release.
-A drive that nvme has also goes by nvme's names, nvme0 or nvme0n1.
+A device also goes by the name that its driver has given it, as nvme0n1 or eth0.
 
 A running daemon does the work; without one, bind does it.`,
 		Args:              someDevices,

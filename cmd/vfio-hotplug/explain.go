@@ -26,10 +26,11 @@ func newExplainCommand(m *machine) *cobra.Command {
 		Short: "Say why a device is taken or not, rule by rule and check by check",
 		Long: `explain goes through every rule and every check for one device, changes
 nothing, and ends with what to do next. It needs root to look into a drive that
-has a driver. A drive that nvme has also goes by nvme's names, nvme0 or nvme0n1.
+has a driver. A device also goes by the name that its driver has given it, as
+nvme0n1 or eth0.
 
 With --policy, the device is judged by the files named and nothing else, so that
-a policy can be tried before it is installed.`,
+a policy can be tried before it is installed. They may be pipes.`,
 		Args:              oneDevice,
 		ValidArgsFunction: m.present(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
