@@ -131,7 +131,7 @@ func (t *taking) obeyed() error {
 
 // verified is a result about a device that is bound, from what sysfs says now.
 func (t *taking) verified(outcome Outcome) Result {
-	if facts, err := t.Device.Read(toldFacts); err == nil {
+	if facts, err := readTold(t.Device); err == nil {
 		t.facts = facts
 	}
 	return Result{Outcome: outcome, Driver: t.driver, Node: t.node(t.Device)}

@@ -31,7 +31,7 @@ func (o *Operator) Release(ctx context.Context, r Request) Result {
 
 func (t *taking) release(ctx context.Context) Result {
 	var err error
-	if t.facts, err = t.Device.Read(toldFacts); err != nil {
+	if t.facts, err = readTold(t.Device); err != nil {
 		return t.failure(ctx, err)
 	}
 	if result, stuck := t.leaving(ctx); stuck {

@@ -57,7 +57,7 @@ func (o *Operator) Match(ctx context.Context, r Request, driver string) Result {
 
 func (t *taking) match(ctx context.Context, driver string) Result {
 	var err error
-	if t.facts, err = t.Device.ReadMost(pci.FactGroup, toldFacts); err != nil {
+	if t.facts, err = readTold(t.Device); err != nil {
 		return t.failure(ctx, err)
 	}
 	if t.facts.Driver != "" {

@@ -12,6 +12,7 @@ import (
 	"vfio-hotplug/internal/inuse"
 	"vfio-hotplug/internal/ledger"
 	"vfio-hotplug/internal/pci"
+	"vfio-hotplug/internal/sysfs"
 	"vfio-hotplug/policy"
 )
 
@@ -418,5 +419,6 @@ func (t *taking) line(stage ledger.Stage) ledger.Entry {
 	return line
 }
 
-// facts that a result tells beyond what the policy needed.
-const toldFacts = pci.FactGroup | pci.FactSlot
+// readTold reads what a result tells beyond what the policy needed: the group, and
+// the slot, for which nothing is given up.
+func readTold(dev *sysfs.Device) (pci.Device, error) { return dev.ReadMost(pci.FactGroup, pci.FactSlot) }

@@ -18,7 +18,7 @@ func (o *Operator) Watched(ctx context.Context, r Request, last Result) (news Re
 		return Result{}, false
 	}
 	t := &taking{judge: judge{Operator: o, Request: r}}
-	if t.facts, err = r.Device.Read(toldFacts); err != nil {
+	if t.facts, err = readTold(r.Device); err != nil {
 		return Result{}, false
 	}
 	if result, stuck := t.leaving(ctx); stuck {

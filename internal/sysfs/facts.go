@@ -199,12 +199,13 @@ func (d *Device) upstream() ([]pci.Address, error) {
 // pci_bridge_attrs_are_visible). Reading the number would wake the device.
 func Forwards(dir Dir) (bool, error) { return has(dir, "secondary_bus_number") }
 
-// has reports whether there is an attribute or a link of that name. It opens
-// nothing.
+// has reports whether there is an attribute of that name, without reading it.
 func has(dir Dir, name string) (bool, error) {
-	_, err := dir.Readlink(name)
+	d, err := dir.Open(name)
 	switch {
-	case err == nil || errors.Is(err, syscall.EINVAL): // not a link
+	case err == nil:
+		return true, d.Close()
+	case errors.Is(err, syscall.ENOTDIR): // an attribute
 		return true, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return false, nil
