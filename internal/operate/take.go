@@ -421,4 +421,6 @@ func (t *taking) line(stage ledger.Stage) ledger.Entry {
 
 // readTold reads what a result tells beyond what the policy needed: the group, and
 // the slot, for which nothing is given up.
-func readTold(dev *sysfs.Device) (pci.Device, error) { return dev.ReadMost(pci.FactGroup, pci.FactSlot) }
+func readTold(dev *sysfs.Device) (pci.Device, error) {
+	return dev.ReadMost(pci.FactGroup, pci.FactSlot)
+}
