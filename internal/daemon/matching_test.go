@@ -163,12 +163,8 @@ func (h *house) plugDrive(bay int, drive sysfstest.Drive) {
 }
 
 // enableVFs has the function in bay 1 make n virtual ones.
-func (h *house) enableVFs(n string) {
-	h.t.Helper()
-	if err := h.Root().Write("bus/pci/devices/"+bayAt(1).String()+"/sriov_numvfs", n+"\n"); err != nil {
-		h.t.Fatal(err)
-	}
-	time.Sleep(time.Minute)
+func (h *house) enableVFs(n string) error {
+	return h.Root().Write("bus/pci/devices/"+bayAt(1).String()+"/sriov_numvfs", n+"\n")
 }
 
 // TestALeaveRuleByPlaceCoversVirtualFunctions: also the eighth, which has another
@@ -185,7 +181,10 @@ func TestALeaveRuleByPlaceCoversVirtualFunctions(t *testing.T) {
 					h.plugDrive(1, sysfstest.Drive{TotalVFs: 8})
 					h.Set("bus/pci/devices/0000:01:00.0/numa_node", "1\n") // by an administrator
 					time.Sleep(time.Minute)
-					h.enableVFs("8")
+					if err := h.enableVFs("8"); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(time.Minute)
 					vfs := 0
 					for _, a := range h.Present() {
 						if a.Bus != 1 || a == bayAt(1) {
@@ -220,7 +219,8 @@ func TestAVirtualFunctionIsNotJudgedBeforeItsPhysicalOneIsKnown(t *testing.T) {
 				h.start()
 				h.plugDrive(1, sysfstest.Drive{TotalVFs: 1})
 				announced := h.Pause(sysfstest.Announced, "", vf)
-				go h.enableVFs("1")
+				enabled := make(chan error, 1)
+				go func() { enabled <- h.enableVFs("1") }()
 				<-announced.Reached()
 				synctest.Wait()
 				time.Sleep(100 * time.Millisecond)
@@ -228,7 +228,10 @@ func TestAVirtualFunctionIsNotJudgedBeforeItsPhysicalOneIsKnown(t *testing.T) {
 					t.Errorf("before it is known whose it is, its driver_override is %q", h.Override(vf))
 				}
 				announced.End()
-				time.Sleep(2 * time.Minute)
+				if err := <-enabled; err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute)
 				if h.Driver(vf) != c.driver {
 					t.Errorf("it is on %q, want %s: %s", h.Driver(vf), c.driver, h.log.last("pci_address="+vf.String()))
 				}
