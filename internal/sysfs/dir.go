@@ -33,6 +33,9 @@ type Dir interface {
 	Readlink(name string) (string, error)
 	// List gives the names in a directory, in no order.
 	List(name string) ([]string, error)
+	// Subdirs counts the directories in a directory, and those too that List
+	// leaves out because only another network namespace has them.
+	Subdirs(name string) (int, error)
 	// Identity tells kernel objects apart: it is the same for two Dirs of one
 	// object, and never the same for two objects of one path.
 	Identity() (uint64, error)

@@ -113,6 +113,21 @@ func (d *kernelDir) List(name string) ([]string, error) {
 	}
 }
 
+// Subdirs goes by the count of links, which kernfs keeps for a directory whoever
+// asks (fs/kernfs/inode.c, kernfs_refresh_inode).
+func (d *kernelDir) Subdirs(name string) (int, error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if strings.HasPrefix(name, "/") {
+		return 0, d.fault("stat", name, unix.EINVAL)
+	}
+	var stat unix.Stat_t
+	if err := unix.Fstatat(d.fd, name, &stat, 0); err != nil {
+		return 0, d.fault("stat", name, err)
+	}
+	return int(stat.Nlink) - 2, nil
+}
+
 func (d *kernelDir) Identity() (uint64, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()

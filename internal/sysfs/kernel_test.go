@@ -96,6 +96,7 @@ func TestErrorsNameThePathAndTheErrno(t *testing.T) {
 	open := func(name string) error { _, err := d.Open(name); return err }
 	list := func(name string) error { _, err := d.List(name); return err }
 	readlink := func(name string) error { _, err := d.Readlink(name); return err }
+	count := func(name string) error { _, err := d.Subdirs(name); return err }
 	write := func(name string) error { return d.Write(name, "x") }
 	for _, test := range []struct {
 		what string
@@ -110,6 +111,8 @@ func TestErrorsNameThePathAndTheErrno(t *testing.T) {
 		{"write to what is not there", write, "bus/none", syscall.ENOENT},
 		{"open a file", open, "bus/pci/probe", syscall.ENOTDIR},
 		{"list a file", list, "bus/pci/probe", syscall.ENOTDIR},
+		{"count below what is not there", count, "bus/none", syscall.ENOENT},
+		{"count outside the root", count, "/etc", syscall.EINVAL},
 		{"read a directory", read, "bus/pci", syscall.EISDIR},
 		{"write to a directory", write, "bus/pci", syscall.EISDIR},
 		{"readlink of a file", readlink, "bus/pci/probe", syscall.EINVAL},
@@ -203,6 +206,7 @@ func TestClosedDirAnswersEBADF(t *testing.T) {
 		"write":    func() error { return d.Write("bus/pci/probe", "x") },
 		"readlink": func() error { _, err := d.Readlink("bus/pci/devices/d0"); return err },
 		"list":     func() error { _, err := d.List("bus"); return err },
+		"count":    func() error { _, err := d.Subdirs("bus"); return err },
 		"identity": func() error { _, err := d.Identity(); return err },
 	} {
 		if err := do(); !errors.Is(err, syscall.EBADF) {

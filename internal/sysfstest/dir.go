@@ -103,6 +103,24 @@ func (d *dir) List(name string) (names []string, err error) {
 	return names, err
 }
 
+func (d *dir) Subdirs(name string) (count int, err error) {
+	err = d.do(OpList, name, "", func() error {
+		n, err := d.find(name, directory)
+		if err != nil {
+			return err
+		}
+		d.k.mu.Lock()
+		defer d.k.mu.Unlock()
+		for _, child := range n.children {
+			if child.kind == directory {
+				count++
+			}
+		}
+		return nil
+	})
+	return count, err
+}
+
 func (d *dir) Identity() (id uint64, err error) {
 	err = d.do(OpIdentity, ".", "", func() error {
 		id = d.node.ino
