@@ -43,7 +43,7 @@ func (lockedNodes) open(path string, _ number, exclusive bool) (*os.File, error)
 	return os.Open(path)
 }
 
-func (lockedNodes) device(path string) (device, error) {
+func (lockedNodes) device(_, path string) (device, error) {
 	return device{}, &fs.PathError{Op: "stat", Path: path, Err: errNoNode}
 }
 

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -22,6 +23,26 @@ type export struct {
 	where string // its directory, below sysfs
 }
 
+// target lists a directory of an NVMe or SCSI target in configfs. One that is
+// loaded always has it where configfs is mounted, and goes on without.
+func (l *look) target(name, module, dir string) ([]string, error) {
+	names, err := l.sys.List(dir)
+	slices.Sort(names)
+	if !sysfs.Gone(err) {
+		return names, err
+	}
+	loaded, err := l.sys.Open("module/" + module)
+	if sysfs.Gone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	l.report.doubt("mount -t configfs configfs /sys/"+configfs,
+		"what %s exports cannot be seen: it is loaded, and has no directory in /sys/%s", name, configfs)
+	return nil, loaded.Close()
+}
+
 // addExports notes what the kernel's NVMe and SCSI targets have of which
 // device. They open a node by its path, nvmet without a claim, and show in no
 // process.
@@ -36,7 +57,7 @@ func (l *look) addExports(u users) {
 // through whole (drivers/nvme/target/configfs.c).
 func (l *look) addNVMeTarget(u users) error {
 	const root = configfs + "/nvmet/subsystems"
-	subsystems, err := list(l.sys, root)
+	subsystems, err := l.target("nvmet", "nvmet", root)
 	for _, subsystem := range subsystems {
 		where := root + "/" + subsystem
 		ids, fault := list(l.sys, where+"/namespaces")
@@ -64,7 +85,7 @@ func (l *look) addNVMe(u users, where, name string) error {
 // and fileio on a node (drivers/target/target_core_configfs.c).
 func (l *look) addSCSITarget(u users) error {
 	const root = configfs + "/target/core"
-	adapters, err := list(l.sys, root)
+	adapters, err := l.target("LIO", "target_core_mod", root)
 	for _, adapter := range adapters {
 		plugin, _, _ := strings.Cut(adapter, "_")
 		if plugin != "iblock" && plugin != "pscsi" && plugin != "fileio" {

@@ -38,6 +38,7 @@ import (
 type Finder struct {
 	sys   sysfs.Dir
 	root  string
+	top   string // where the paths that others have given begin
 	proc  string
 	dev   string
 	nodes nodes
@@ -47,17 +48,22 @@ type Finder struct {
 	// the kernel gives one 30 s for a read before it resets it.
 	patience time.Duration
 
-	// What many looks share that begin at about the same time.
+	*answers
+}
+
+// answers are what many looks share that begin at about the same time.
+type answers struct {
 	mountTables                   shared[readTable]
 	descriptorScans, mappingScans shared[*scan]
 }
 
 // New gives a Finder for the machine whose sysfs is sys, and whose proc, dev
-// and etc are below root. Where configfs is mounted, that is below sys.
+// and etc are below root. What process 1 sees of sysfs counts, where that can be
+// reached and is not what sys shows.
 func New(sys sysfs.Dir, root string) *Finder {
 	return &Finder{
-		sys: sys, root: root, proc: filepath.Join(root, "proc"), dev: filepath.Join(root, "dev"),
-		nodes: kernelNodes{}, blkid: "blkid", patience: time.Minute,
+		sys: sys, root: root, top: root, proc: filepath.Join(root, "proc"), dev: filepath.Join(root, "dev"),
+		nodes: kernelNodes{}, blkid: "blkid", patience: time.Minute, answers: &answers{},
 	}
 }
 
@@ -149,6 +155,7 @@ type look struct {
 	facts  pci.Device
 	report Report
 
+	userNodes   []string // by which programs use it through vfio or uio
 	characters  []character
 	controllers []controller // that complete is to ask
 	majors      []uint32     // of devices of the driver that need not show below it
@@ -181,7 +188,7 @@ func (l *look) run(ctx context.Context) (Report, *Hold, error) {
 	return l.report, hold, nil
 }
 
-// all looks by the driver: what a device can be used for is the driver's
+// all looks as process 1, by the driver: what a device can be used for is the driver's
 // affair, not the class's.
 //
 // It goes from what costs little and disturbs nobody to what does, and ends at
@@ -190,6 +197,11 @@ func (l *look) run(ctx context.Context) (Report, *Hold, error) {
 // so that nothing can have begun in between.
 func (l *look) all(ctx context.Context) (*Hold, error) {
 	hold := &Hold{}
+	end, err := l.asProcess1()
+	defer end()
+	if err != nil {
+		return hold, err
+	}
 	disks, err := l.disks()
 	if err != nil || len(disks)+len(l.characters)+len(l.majors) == 0 {
 		return hold, err
@@ -245,7 +257,7 @@ func (l *look) disks() ([]disk, error) {
 // uses notes the uses of the device that u tells of. A disk that is busy has one
 // for certain.
 func (l *look) uses(ctx context.Context, u users, disks []disk, busy []bool) error {
-	l.report.nodes, l.unasked = nil, nil
+	l.report.nodes, l.unasked = slices.Clone(l.userNodes), nil
 	for _, c := range l.characters {
 		l.report.nodes = append(l.report.nodes, l.dev+"/"+c.name)
 		l.nodeUses(u, device{character: true, number: c.number}, []string{c.name})

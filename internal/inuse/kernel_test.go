@@ -115,14 +115,25 @@ func TestOnlyTheRightNodeIsOpened(t *testing.T) {
 	if _, err := k.namespaces("/dev/null", null); !errors.Is(err, syscall.ENOTTY) {
 		t.Errorf("a device that is no controller: error %v", err)
 	}
-	if d, err := k.device("/dev/null"); err != nil || d != (device{true, null}) {
+	if d, err := k.device("/", "/dev/null"); err != nil || d != (device{true, null}) {
 		t.Errorf("the null device is %v, error %v", d, err)
 	}
-	if _, err := k.device("/dev"); !errors.Is(err, errNoNode) {
+	if _, err := k.device("/", "/dev"); !errors.Is(err, errNoNode) {
 		t.Errorf("a directory as a device: error %v", err)
 	}
-	if _, err := k.device("/dev/no-such-node"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := k.device("/", "/dev/no-such-node"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no node: error %v", err)
+	}
+	// Where /dev is another one, so is what a link into it leads to.
+	top := t.TempDir()
+	must(t, os.Symlink("/dev/null", filepath.Join(top, "link")))
+	if _, err := k.device(top, "/link"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a link that leads nowhere below its root: error %v", err)
+	}
+	must(t, os.Mkdir(filepath.Join(top, "dev"), 0o755))
+	must(t, os.WriteFile(filepath.Join(top, "dev/null"), nil, 0o644))
+	if _, err := k.device(top, "/link"); !errors.Is(err, errNoNode) {
+		t.Errorf("a link to a file below its root: error %v", err)
 	}
 	if _, err := k.backing("/dev/null", null); !errors.Is(err, errStale) {
 		t.Errorf("a character device as a loop device: error %v", err)

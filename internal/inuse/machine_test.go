@@ -74,6 +74,7 @@ func newMachine(t *testing.T) *machine {
 	m.linkTo("bus/pci/devices/"+drive.String(), home)
 	m.mkdir("sys/class/block")
 	m.mkdir("dev")
+	m.link("proc/1/root", m.dir)
 	m.file("proc/1/mountinfo", "21 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n")
 	m.file("proc/swaps", "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n")
 	m.controller("nvme0")
@@ -284,7 +285,12 @@ func (n *madeNodes) open(path string, want number, exclusive bool) (*os.File, er
 	return file, nil
 }
 
-func (n *madeNodes) device(path string) (device, error) {
+func (n *madeNodes) device(top, path string) (device, error) {
+	top, err := filepath.EvalSymlinks(top)
+	if err != nil {
+		return device{}, err
+	}
+	path = filepath.Join(top, path)
 	if err := n.faults[path]; err != nil {
 		return device{}, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}

@@ -16,9 +16,9 @@ type nodes interface {
 	// else from claiming the device, and is EBUSY where somebody has. A node
 	// that is not of the wanted device is errStale.
 	open(path string, want number, exclusive bool) (*os.File, error)
-	// device gives the device that the node at a path stands for; what is no
-	// node there is errNoNode.
-	device(path string) (device, error)
+	// device gives the device of the node that a path leads to in the tree below
+	// top; what is no node there is errNoNode.
+	device(top, path string) (device, error)
 	// backing gives the block device whose node a loop device is backed by, the
 	// zero number if it is backed by a regular file.
 	backing(path string, want number) (number, error)
@@ -45,8 +45,8 @@ func (kernelNodes) open(path string, want number, exclusive bool) (*os.File, err
 	return openNode(path, flags, unix.S_IFBLK, want)
 }
 
-func (kernelNodes) device(path string) (device, error) {
-	d, ok, err := deviceAt(path)
+func (kernelNodes) device(top, path string) (device, error) {
+	d, ok, err := deviceBelow(top, path)
 	switch {
 	case err != nil:
 		return device{}, &fs.PathError{Op: "stat", Path: path, Err: err}
@@ -67,12 +67,39 @@ func (kernelNodes) behind(descriptor string) (device, bool, error) {
 	return d, ok, nil
 }
 
-// deviceAt gives the device that a path leads to, if it is one. It does not ask
-// a file server, which may be dead: what kind of file it is was known when it
-// was opened, and never changes.
-func deviceAt(path string) (device, bool, error) {
+// deviceBelow is deviceAt for a path, and for the links that it leads through, as
+// they are where top is the root.
+func deviceBelow(top, path string) (d device, ok bool, err error) {
+	root, err := unix.Open(top, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return d, false, err
+	}
+	defer unix.Close(root)
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT}
+	fd := -1
+	// EAGAIN: something was renamed or mounted meanwhile, anywhere (openat2(2)).
+	for try := 0; try == 0 || errors.Is(err, unix.EAGAIN) && try < 100; try++ {
+		fd, err = unix.Openat2(root, path, &how)
+	}
+	if err != nil {
+		return d, false, err
+	}
+	defer unix.Close(fd)
+	return deviceOf(fd, "")
+}
+
+// deviceAt gives the device that a path leads to, if it is one.
+func deviceAt(path string) (device, bool, error) { return deviceOf(unix.AT_FDCWD, path) }
+
+// deviceOf does not ask a file server, which may be dead: what kind of file it
+// is was known when it was opened, and never changes.
+func deviceOf(fd int, path string) (device, bool, error) {
+	flags := unix.AT_STATX_DONT_SYNC | unix.AT_NO_AUTOMOUNT
+	if path == "" {
+		flags |= unix.AT_EMPTY_PATH
+	}
 	var stat unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &stat); err != nil {
+	if err := unix.Statx(fd, path, flags, unix.STATX_TYPE, &stat); err != nil {
 		return device{}, false, err
 	}
 	kind := stat.Mode & unix.S_IFMT

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -22,28 +23,43 @@ const (
 // disks below it.
 func (l *look) others() ([]disk, error) {
 	user, err := l.userSpace()
-	if user && l.Blank && l.facts.Class>>16 == storage {
-		l.report.doubt("say takeover = \"idle\" if its contents may go", "what is on it cannot be read on %s", l.facts.Driver)
-	}
-	if err != nil || user {
+	if err != nil {
 		return nil, err
 	}
 	found, err := below(l.dir, deepestDevice)
 	if err != nil {
 		return nil, fmt.Errorf("look at what is below the device: %w", err)
 	}
-	l.characters = found.characters
-	l.unlisted()
+	for _, h := range found.hidden {
+		l.report.doubt("look for it in every network namespace: lsns -t net; ip netns", "%s", h)
+	}
+	for _, where := range found.deep {
+		l.report.doubt("look what it is: ls -R /sys/bus/pci/devices/"+l.device.Address().String(), "%s is too far below the device to be looked at", where)
+	}
 	if err := l.memory(); err != nil {
 		return nil, fmt.Errorf("look for memory of the device: %w", err)
 	}
-	l.expect(found)
+	if !user {
+		l.characters = found.characters
+		l.unlisted()
+		l.expect(found)
+	}
 	for _, net := range found.nets {
 		if err := l.network(net); err != nil {
 			return nil, err
 		}
 	}
-	return l.foundDisks(found.disks)
+	disks, err := l.foundDisks(found.disks)
+	if err != nil || !user {
+		return disks, err
+	}
+	if !l.decided() {
+		l.userUses()
+	}
+	if l.Blank && l.facts.Class>>16 == storage {
+		l.report.doubt("say takeover = \"idle\" if its contents may go", "what is on it cannot be read on %s", l.facts.Driver)
+	}
+	return disks, nil
 }
 
 // expect notes what must be below a device of its class and was not found:
@@ -56,8 +72,8 @@ func (l *look) expect(found children) {
 		// somebody, as Xen's pciback does.
 		l.report.doubt(fmt.Sprintf("if nothing uses it: echo %s > /sys/bus/pci/drivers/%s/unbind", l.device.Address(), driver),
 			"no disk of it can be seen, though %s has it", driver)
+	case len(found.hidden) > 0:
 	case class == network && len(found.nets) == 0:
-		// An interface is shown only to those in its network namespace.
 		l.report.doubt("look for its interface in every network namespace: ip netns",
 			"no network interface of it can be seen, though %s has it", driver)
 	case len(found.disks)+len(found.nets) > 0:
@@ -117,9 +133,9 @@ func (l *look) network(where string) error {
 	return nil
 }
 
-// userSpace looks at a device that vfio or uio has given to user space: it is
-// used by the programs that hold its node open. Another device of its group in
-// use counts, since the group is one.
+// userSpace reports whether vfio or uio has given the device to user space, and
+// notes the nodes by which programs use it. Those of its group are among them: the
+// group is one.
 func (l *look) userSpace() (bool, error) {
 	uio, err := list(l.dir, "uio")
 	if err != nil {
@@ -132,26 +148,32 @@ func (l *look) userSpace() (bool, error) {
 	if len(uio)+len(vfio) == 0 {
 		return false, nil
 	}
-	var open []string
 	for _, name := range uio {
-		open = append(open, l.dev+"/"+name)
+		l.userNodes = append(l.userNodes, l.dev+"/"+name)
 	}
 	for _, name := range vfio {
-		open = append(open, l.dev+"/vfio/devices/"+name)
+		l.userNodes = append(l.userNodes, l.dev+"/vfio/devices/"+name)
 	}
 	switch target, err := l.dir.Readlink("iommu_group"); {
 	case err == nil:
 		group := path.Base(target)
-		open = append(open, l.dev+"/vfio/"+group, l.dev+"/vfio/noiommu-"+group)
+		l.userNodes = append(l.userNodes, l.dev+"/vfio/"+group, l.dev+"/vfio/noiommu-"+group)
 	case !sysfs.Gone(err):
 		return false, err
 	}
-	for _, node := range open {
-		l.report.nodes = append(l.report.nodes, node)
+	l.report.nodes = slices.Clone(l.userNodes)
+	return true, nil
+}
+
+// userUses notes the programs that hold a device of user space open.
+func (l *look) userUses() {
+	missing := true
+	for _, node := range l.userNodes {
 		holders, err := Holders(l.proc, node)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
+		missing = false
 		if err != nil {
 			l.report.doubt("run as root with CAP_SYS_PTRACE", "who has %s open cannot be seen: %v", node, err)
 			break
@@ -160,31 +182,58 @@ func (l *look) userSpace() (bool, error) {
 			l.report.use(Open, node, h.String())
 		}
 	}
-	return true, nil
+	if missing {
+		l.report.doubt("let the service see "+l.dev, "no node of it is in %s, so that who has it open cannot be seen", l.dev)
+	}
 }
 
 // deepestDevice is how far below a PCI function its disks are looked for: a
 // SAS disk behind two expanders is at 11.
 const deepestDevice = 16
 
-// children are what was found below a device: disks and network interfaces as
-// paths from it, and the other devices that have a node.
+// children are what was found below a device, as paths from it, and the other
+// devices that have a node.
 type children struct {
 	disks, nets []string
+	deep        []string // directories that were not looked into
+	hidden      []hidden
 	characters  []character
+}
+
+// hidden is a directory that has more than this view of sysfs shows: interfaces,
+// or devices for RDMA, of other network namespaces.
+type hidden struct {
+	where string
+	count int
+}
+
+func (h hidden) String() string {
+	const more = "%s has %d more than %s in this network namespace, and whether %s in use cannot be seen"
+	if h.count == 1 {
+		return fmt.Sprintf(more, h.where, h.count, "shows", "that is")
+	}
+	return fmt.Sprintf(more, h.where, h.count, "show", "these are")
 }
 
 // below walks the devices below a directory, and knows a disk and a network
 // interface by their class. Links lead away and are not followed.
 func below(dir sysfs.Dir, depth int) (children, error) {
 	var found children
+	before, err := dir.Subdirs(".")
+	if err != nil {
+		return found, err
+	}
 	if depth == 0 {
+		if before > 0 {
+			found.deep = []string{"."}
+		}
 		return found, nil
 	}
 	names, err := list(dir, ".")
 	if err != nil {
 		return found, err
 	}
+	shown := 0
 	for _, name := range names {
 		if name == "." || name == ".." {
 			continue
@@ -199,13 +248,19 @@ func below(dir sysfs.Dir, depth int) (children, error) {
 		if err != nil {
 			return found, err
 		}
+		shown++
 		err = found.add(child, name, depth)
 		child.Close()
 		if err != nil {
 			return found, err
 		}
 	}
-	return found, nil
+	// One that comes or goes meanwhile is not hidden.
+	after, err := dir.Subdirs(".")
+	if count := min(before, after) - shown; count > 0 {
+		found.hidden = append(found.hidden, hidden{".", count})
+	}
+	return found, err
 }
 
 // add adds a directory, or what is below it.
@@ -232,6 +287,12 @@ func (c *children) add(dir sysfs.Dir, name string, depth int) error {
 	}
 	for _, net := range more.nets {
 		c.nets = append(c.nets, name+"/"+net)
+	}
+	for _, where := range more.deep {
+		c.deep = append(c.deep, path.Join(name, where))
+	}
+	for _, h := range more.hidden {
+		c.hidden = append(c.hidden, hidden{path.Join(name, h.where), h.count})
 	}
 	return err
 }

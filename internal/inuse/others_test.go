@@ -134,8 +134,11 @@ func TestOtherDevices(t *testing.T) {
 			m.file("dev/vfio/12", "")
 			m.holds(123, "qemu", m.path("dev/nothing"))
 		}, forIdle, false, "unused"},
-		{"a drive on vfio, nobody there", "vfio-pci", pci.NVMe, func(m *machine) { m.mkdir("sys/" + home + "/vfio-dev/vfio0") }, forIdle, false, "unused"},
-		{"the same, to be blank", "vfio-pci", pci.NVMe, func(m *machine) { m.mkdir("sys/" + home + "/vfio-dev/vfio0") }, forBlank, true,
+		{"a drive on vfio, to be blank", "vfio-pci", pci.NVMe, func(m *machine) {
+			m.mkdir("sys/" + home + "/vfio-dev/vfio0")
+			m.file("dev/vfio/devices/vfio0", "")
+			m.holds(123, "qemu", m.path("dev/nothing"))
+		}, forBlank, true,
 			"what is on it cannot be read on vfio-pci"},
 		{"on uio, open", "uio_pci_generic", pci.NVMe, func(m *machine) {
 			m.mkdir("sys/" + home + "/uio/uio3")

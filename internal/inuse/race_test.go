@@ -71,7 +71,7 @@ func newRace(t *testing.T) *race {
 	root := t.TempDir()
 	m := &race{t: t, drive: pci.Address{Bus: 1}, kernel: sysfstest.New(sysfstest.Options{}), plugged: make(chan struct{}, 1), node: filepath.Join(root, "dev/nvme0n1")}
 	m.kernel.AddBay(sysfstest.Bay{Address: m.drive})
-	for name, text := range map[string]string{"dev/nvme0n1": "", "dev/nvme0": "", "proc/1/mountinfo": "", "proc/1/fd/keep": "", "proc/swaps": ""} {
+	for name, text := range map[string]string{"dev/nvme0n1": "", "dev/nvme0": "", "proc/1/mountinfo": "", "proc/1/fd/keep": "", "proc/swaps": "", "sys/keep": ""} {
 		file := filepath.Join(root, name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			t.Fatal(err)
@@ -79,6 +79,9 @@ func newRace(t *testing.T) *race {
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.Symlink(root, filepath.Join(root, "proc/1/root")); err != nil {
+		t.Fatal(err)
 	}
 	book, err := ledger.Open(filepath.Join(root, "run"), "/proc")
 	if err != nil {

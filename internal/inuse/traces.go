@@ -90,8 +90,15 @@ func (f *Finder) Still(ctx context.Context, r Report) bool {
 }
 
 func (f *Finder) still(traces []trace) bool {
+	seen, sys, err := f.asProcess1()
+	if err != nil {
+		return false
+	}
+	if sys != nil {
+		defer sys.Close()
+	}
 	for _, t := range traces {
-		if !t.still(f) {
+		if !t.still(seen) {
 			return false
 		}
 	}

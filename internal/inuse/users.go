@@ -157,7 +157,7 @@ func (f *Finder) nodeNumber(path string) (number, bool) {
 
 // device gives the device that an absolute path leads to, as nodeNumber does.
 func (f *Finder) device(path string) (device, error) {
-	d, err := f.nodes.device(filepath.Join(f.root, path))
+	d, err := f.nodes.device(f.top, path)
 	if rest, ok := strings.CutPrefix(path, "/dev/"); ok && errors.Is(err, fs.ErrNotExist) {
 		if n, err := f.blockNumber(strings.ReplaceAll(rest, "/", "!")); err == nil {
 			return device{number: n}, nil
@@ -230,7 +230,7 @@ func (l *look) traceValue(path string) {
 func (l *look) nodeUses(u users, d device, chain []string) {
 	for _, e := range u.exports[d] {
 		l.report.use(e.kind, append(slices.Clone(chain), e.name)...)
-		l.report.exports = append(l.report.exports, filepath.Join(l.root, "sys", e.where))
+		l.report.exports = append(l.report.exports, filepath.Join(l.top, "sys", e.where))
 		l.traceValue(e.where + "/enable")
 	}
 	if u.opens == nil {
