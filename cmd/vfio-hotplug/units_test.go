@@ -3,8 +3,11 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/coreos/go-systemd/v22/unit"
 )
 
 // A path that a unit's sandbox names and that is not there fails the unit's
@@ -48,6 +51,36 @@ func TestUnitsNeedAPCIBus(t *testing.T) {
 		}
 		if !strings.Contains(string(text), "\nConditionPathIsDirectory=/sys/bus/pci\n") {
 			t.Errorf("%s does not ask for a PCI bus", unit)
+		}
+	}
+}
+
+// What hides from the daemon who uses a device. With PrivateNetwork comes, from
+// systemd 254 on, a sysfs without the machine's interfaces and mounts.
+var hiding = []string{
+	"PrivateNetwork", "NetworkNamespacePath", "JoinsNamespaceOf", "PrivatePIDs", "PrivateUsers", "PrivateDevices",
+	"ProcSubset", "RootDirectory", "RootImage", "InaccessiblePaths", "TemporaryFileSystem",
+}
+
+func TestNoUnitHidesTheMachine(t *testing.T) {
+	units, err := filepath.Glob("../../packaging/systemd/*.service")
+	if err != nil || len(units) == 0 {
+		t.Fatal("there are no units: ", err)
+	}
+	for _, path := range units {
+		file, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		options, err := unit.DeserializeOptions(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range options {
+			if slices.Contains(hiding, o.Name) {
+				t.Errorf("%s: %s=%s", filepath.Base(path), o.Name, o.Value)
+			}
 		}
 	}
 }
