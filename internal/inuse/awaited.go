@@ -22,7 +22,8 @@ const zpoolCache = "etc/zfs/zpool.cache"
 // not there yet, though an NVMe drive may bring it, or a list of ZFS pools, on
 // whatever drives they are; "" for nothing. It is for the time before udev loads
 // drivers: a drive that no driver has read may then be the one that the machine
-// waits for, itself or as a part of a volume group or an array.
+// waits for, itself or as a part of a volume group or an array. Lines with noauto
+// or nofail do not count: the boot goes on without what they name.
 //
 // It opens no device and does not wait. A table that cannot be read is an error.
 func (f *Finder) Awaited() (string, error) {
@@ -36,7 +37,7 @@ func (f *Finder) Awaited() (string, error) {
 		return "", errors.New(doubts[0].Text)
 	}
 	for _, e := range entries {
-		if !e.found && !e.isRoot() && !notNVMe.MatchString(e.node) {
+		if !e.found && !e.spare && !e.isRoot() && !notNVMe.MatchString(e.node) {
 			return e.String(), nil
 		}
 	}
@@ -60,10 +61,14 @@ func (l *look) ownPoints() (map[string]bool, error) {
 		return nil, fmt.Errorf("read what is mounted: %w", err)
 	}
 	points := map[string]bool{}
+	number := 0
 	for line := range strings.Lines(string(table)) {
-		if m, ok := parseMount(line); ok {
-			points[m.point] = true
+		number++
+		m, ok := parseMount(line)
+		if !ok {
+			return nil, fmt.Errorf("read what is mounted: line %d of mountinfo is %q", number, strings.TrimSuffix(line, "\n"))
 		}
+		points[m.point] = true
 	}
 	return points, nil
 }

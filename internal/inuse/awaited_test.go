@@ -16,7 +16,14 @@ func TestWhatTheMachineWaitsFor(t *testing.T) {
 		want  string
 	}{
 		{name: "nothing"},
-		{name: "a label", fstab: "LABEL=data /srv ext4 nofail", want: "/etc/fstab line 5: LABEL=data on /srv"},
+		{name: "a label", fstab: "LABEL=data /srv ext4 defaults 0 2", want: "/etc/fstab line 5: LABEL=data on /srv"},
+		{name: "a label that the boot can do without", fstab: "LABEL=data /srv ext4 ro,nofail,x-systemd.automount"},
+		{name: "a label that is mounted by hand", fstab: "LABEL=data /srv ext4 noauto,user"},
+		{name: "swap that the boot can do without", fstab: "/dev/vg/swap none swap sw,nofail"},
+		{name: "a label, with words that only look so", fstab: "LABEL=data /srv ext4 nofailure,x-noauto", want: "/etc/fstab line 5: LABEL=data on /srv"},
+		{name: "a container that the boot can do without", crypt: "secret UUID=1234-ABCD none luks,nofail"},
+		{name: "a container that is opened by hand", crypt: "secret UUID=1234-ABCD none noauto"},
+		{name: "one of several devices", fstab: "/dev/sdb1:/dev/nvme3n1 /srv bcachefs", want: "/etc/fstab line 5: /dev/sdb1:/dev/nvme3n1 on /srv"},
 		{name: "a label that is there", fstab: "LABEL=data /srv ext4",
 			make: func(m *machine) { m.link("dev/disk/by-label/data", m.path("dev/"+m.other("sda1"))) }},
 		{name: "a label that is mounted", fstab: "LABEL=data /srv ext4",
@@ -56,6 +63,17 @@ func TestWhatTheMachineWaitsFor(t *testing.T) {
 				t.Errorf("got %q, %v; want %q", got, err, c.want)
 			}
 		})
+	}
+}
+
+func TestALineThatCannotBeReadIsAwaited(t *testing.T) {
+	for place, line := range map[string]string{"etc/fstab": "UUID=" + uuid + "\n", "proc/self/mountinfo": "22 1 8:1 /\n"} {
+		m := named(t)
+		m.file(place, line)
+		finder, _ := m.finder()
+		if got, err := finder.Awaited(); err == nil || !strings.Contains(err.Error(), "line 1") {
+			t.Errorf("%s: got %q, %v", place, got, err)
+		}
 	}
 }
 

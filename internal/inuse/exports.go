@@ -3,7 +3,6 @@ package inuse
 import (
 	"errors"
 	"io/fs"
-	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -81,20 +80,26 @@ func (l *look) addNVMe(u users, where, name string) error {
 	return l.addExport(u, where, node, name)
 }
 
+const (
+	backstores = configfs + "/target/core"
+	iblocks    = backstores + "/iblock_"
+
+	endExport = "correct or end that export: nvmetcli, targetcli"
+)
+
 // addSCSITarget reads LIO's backstores that may have a device: iblock, pscsi,
 // and fileio on a node (drivers/target/target_core_configfs.c).
 func (l *look) addSCSITarget(u users) error {
-	const root = configfs + "/target/core"
-	adapters, err := l.target("LIO", "target_core_mod", root)
+	adapters, err := l.target("LIO", "target_core_mod", backstores)
 	for _, adapter := range adapters {
 		plugin, _, _ := strings.Cut(adapter, "_")
 		if plugin != "iblock" && plugin != "pscsi" && plugin != "fileio" {
 			continue
 		}
-		names, fault := list(l.sys, root+"/"+adapter)
+		names, fault := list(l.sys, backstores+"/"+adapter)
 		err = both(err, fault)
 		for _, name := range names { // attributes of the adapter are among them
-			err = both(err, l.addBackstore(u, root+"/"+adapter+"/"+name, "LIO "+adapter+"/"+name))
+			err = both(err, l.addBackstore(u, backstores+"/"+adapter+"/"+name, "LIO "+adapter+"/"+name))
 		}
 	}
 	return err
@@ -104,7 +109,7 @@ func (l *look) addSCSITarget(u users) error {
 // open, a fileio its file (target_core_iblock.c, target_core_file.c).
 var (
 	infoNumber = regexp.MustCompile(`Major: ([1-9]\d*) Minor: (\d+)`)
-	infoFile   = regexp.MustCompile(`File: (\S+)`)
+	infoFile   = regexp.MustCompile(`File: (.+?)  Size: `)
 )
 
 func (l *look) addBackstore(u users, where, name string) error {
@@ -124,19 +129,33 @@ func (l *look) addBackstore(u users, where, name string) error {
 		return l.addExport(u, where, m[1], name)
 	}
 	node, err := attribute(l.sys, where+"/udev_path")
-	if sysfs.Gone(err) || err == nil && node == "" {
+	if sysfs.Gone(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
+	if node == "" {
+		return l.unnamed(where, name)
+	}
 	return l.addExport(u, where, node, name)
 }
 
+// unnamed notes a backstore that is switched on, must have a block device, and
+// does not say which.
+func (l *look) unnamed(where, name string) error {
+	enable, err := attribute(l.sys, where+"/enable")
+	if sysfs.Gone(err) {
+		return nil
+	}
+	if err == nil && enable != "0" && strings.HasPrefix(where, iblocks) {
+		l.report.doubt(endExport, "what %s exports cannot be told: it names no device", name)
+	}
+	return err
+}
+
 // addExport notes the export that a directory describes under the device that
-// its path leads to. A path may have been made to lead elsewhere, or nowhere,
-// since it was opened: then nobody can tell what is exported. But the kernel's
-// own name of a device goes with the device.
+// its path leads to.
 func (l *look) addExport(u users, where, node, name string) error {
 	enable, err := attribute(l.sys, where+"/enable")
 	if sysfs.Gone(err) {
@@ -149,14 +168,14 @@ func (l *look) addExport(u users, where, node, name string) error {
 	if enable == "0" {
 		e = export{Named, name + " (off)", where}
 	}
-	d, err := l.Finder.device(node)
+	d, ok, err := l.led(node)
 	switch {
-	case err == nil:
+	case ok:
 		u.exports[d] = append(u.exports[d], e)
-	case errors.Is(err, errNoNode): // a file, which the mount of its file system covers
-	case errors.Is(err, fs.ErrNotExist) && (e.kind == Named || path.Dir(node) == "/dev"):
+	case err == nil: // it has gone, or is a file, which the mount of its file system covers
+	case errors.Is(err, fs.ErrNotExist) && e.kind == Named:
 	default:
-		l.report.doubt("correct or end that export: nvmetcli, targetcli", "what %s exports cannot be told: %v", name, err)
+		l.report.doubt(endExport, "what %s exports cannot be told: %v", name, err)
 	}
 	return nil
 }

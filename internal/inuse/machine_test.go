@@ -77,6 +77,7 @@ func newMachine(t *testing.T) *machine {
 	m.link("proc/1/root", m.dir)
 	m.file("proc/1/mountinfo", "21 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n")
 	m.file("proc/swaps", "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n")
+	m.file("proc/cmdline", "root=/dev/vda1 ro\n")
 	m.controller("nvme0")
 	return m
 }

@@ -13,7 +13,7 @@ import (
 // tables are where drives are named that nobody need be using.
 var tables = [...]struct {
 	path  string
-	parse func(string) []entry
+	parse func(string) ([]entry, error)
 }{
 	{"etc/fstab", parseFstab},
 	{"etc/crypttab", parseCrypttab},
@@ -29,7 +29,11 @@ func (l *look) entries(u users) []entry {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			l.report.doubt("be root", "what is named for use cannot be read: %v", err)
 		}
-		all = append(all, table.parse(string(text))...)
+		entries, err := table.parse(string(text))
+		if err != nil {
+			l.report.doubt("mend or delete that line", "what is named for use cannot be read: %v", err)
+		}
+		all = append(all, entries...)
 	}
 	all = append(all, l.unitEntries()...)
 	for i := range all {

@@ -166,7 +166,6 @@ func TestWhatDoesNotNameADrive(t *testing.T) {
 		"a label that is its UUID":     func(m *machine) { m.add("etc/fstab", "LABEL="+uuid+" /srv ext4\n") },
 		"a label in other letters":     func(m *machine) { m.add("etc/fstab", `LABEL=My\040Data /srv ext4`+"\n") },
 		"a comment":                    func(m *machine) { m.add("etc/fstab", "#UUID="+uuid+" /srv ext4\n #UUID="+uuid+" /srv ext4\n") },
-		"half a line":                  func(m *machine) { m.add("etc/fstab", "UUID="+uuid+"\n") },
 		"an empty tag":                 func(m *machine) { m.add("etc/fstab", "UUID= /a x\nLABEL=\"\" /a x\nID= /a x\nPARTLABEL= /a x\n") },
 		"a file with the UUID's name":  func(m *machine) { m.add("etc/fstab", "/srv/UUID="+uuid+" /srv ext4 loop\n") },
 		"a word of another program":    func(m *machine) { m.file("proc/cmdline", "other.root=UUID="+uuid+" root\n") },
@@ -287,7 +286,8 @@ func FuzzTables(f *testing.F) {
 	f.Add("UUID=1234-ABCD /srv vfat\nsecret /dev/sda1 none luks\nroot=PARTUUID=1/PARTNROFF=1 rd.luks.name=1=a")
 	f.Fuzz(func(t *testing.T, text string) {
 		for _, table := range tables {
-			for _, e := range table.parse(text) {
+			entries, _ := table.parse(text)
+			for _, e := range entries {
 				if !strings.HasPrefix(e.node, "/dev/") || e.tag != "" && e.value == "" {
 					t.Errorf("%+v", e)
 				}

@@ -52,6 +52,27 @@ func parseSpec(text string) (spec, bool) {
 	return s, true
 }
 
+// nodesOf gives the nodes that a file system of several devices is named by, with
+// colons between them, and else the text itself. A link's name has colons too.
+func nodesOf(text string) []string {
+	nodes := strings.Split(text, ":/dev/")
+	for i := range nodes[1:] {
+		nodes[i+1] = "/dev/" + nodes[i+1]
+	}
+	return nodes
+}
+
+// parseSpecs reads what may name several devices.
+func parseSpecs(text string) []spec {
+	var specs []spec
+	for _, node := range nodesOf(text) {
+		if s, ok := parseSpec(node); ok {
+			specs = append(specs, s)
+		}
+	}
+	return specs
+}
+
 // fits reports whether what is on a block device has the tag.
 func (s spec) fits(c contents) bool {
 	have := c[tagProperty[s.tag]]

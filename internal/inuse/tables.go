@@ -2,6 +2,7 @@ package inuse
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -12,6 +13,8 @@ type entry struct {
 	place string // such as "/etc/fstab line 3"
 	text  string // such as "UUID=1234-ABCD on /srv"
 	point string // where it is to be mounted, "" for nowhere
+	// spare says that the boot goes on without it.
+	spare bool
 
 	device device
 	there  bool // node leads to device
@@ -22,7 +25,7 @@ type entry struct {
 func (e entry) String() string { return e.place + ": " + e.text }
 
 // parseFstab reads fstab(5).
-func parseFstab(table string) []entry {
+func parseFstab(table string) ([]entry, error) {
 	return parseTable("/etc/fstab", table, func(fields []string) (string, entry) {
 		e := entry{text: fields[0] + " on " + unescape(fields[1])}
 		switch {
@@ -36,31 +39,41 @@ func parseFstab(table string) []entry {
 }
 
 // parseCrypttab reads crypttab(5).
-func parseCrypttab(table string) []entry {
+func parseCrypttab(table string) ([]entry, error) {
 	return parseTable("/etc/crypttab", table, func(fields []string) (string, entry) {
 		return fields[1], entry{text: fields[1] + " as " + fields[0]}
 	})
 }
 
-// parseTable reads the lines of a table of two fields and more. What parse
-// gives of one is what it says of the device, and the rest.
-func parseTable(name, table string, parse func(fields []string) (string, entry)) []entry {
+// parseTable reads the lines of a table of two fields and more, of which the
+// fourth has options. What parse gives of one is what it says of the device, and
+// the rest. Shorter lines are an error; the others are read.
+func parseTable(name, table string, parse func(fields []string) (string, entry)) ([]entry, error) {
 	var entries []entry
+	var err error
 	number := 0
 	for line := range strings.Lines(table) {
 		number++
+		place := fmt.Sprintf("%s line %d", name, number)
 		fields := strings.Fields(line)
-		if len(fields) < 2 || strings.HasPrefix(fields[0], "#") {
+		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
+			continue
+		}
+		if len(fields) < 2 {
+			err = both(err, fmt.Errorf("%s is %s", place, fields[0]))
 			continue
 		}
 		named, e := parse(fields)
-		var ok bool
-		if e.spec, ok = parseSpec(unescape(named)); ok {
-			e.place = fmt.Sprintf("%s line %d", name, number)
+		e.place = place
+		if len(fields) > 3 {
+			options := strings.Split(fields[3], ",")
+			e.spare = slices.Contains(options, "noauto") || slices.Contains(options, "nofail")
+		}
+		for _, e.spec = range parseSpecs(unescape(named)) {
 			entries = append(entries, e)
 		}
 	}
-	return entries
+	return entries, err
 }
 
 // bootWords are the words of the kernel's command line that name a block
@@ -104,7 +117,7 @@ func luksSpec(value string) string {
 const commandLine = "kernel command line"
 
 // parseCommandLine reads the kernel's.
-func parseCommandLine(line string) []entry {
+func parseCommandLine(line string) ([]entry, error) {
 	var entries []entry
 	for word := range strings.FieldsSeq(line) {
 		word = strings.ReplaceAll(word, `"`, "")
@@ -113,9 +126,9 @@ func parseCommandLine(line string) []entry {
 		if !ok {
 			continue
 		}
-		if s, ok := parseSpec(say(value)); ok {
+		for _, s := range parseSpecs(say(value)) {
 			entries = append(entries, entry{spec: s, place: commandLine, text: word})
 		}
 	}
-	return entries
+	return entries, nil
 }

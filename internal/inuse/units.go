@@ -59,11 +59,10 @@ func parseUnit(name string, text []byte) ([]entry, error) {
 	}
 	var entries []entry
 	for _, o := range options {
-		s, ok := parseSpec(o.Value)
-		if !ok || o.Name != "What" {
+		if o.Name != "What" {
 			continue
 		}
-		e := entry{spec: s, place: name, text: o.Value}
+		e := entry{place: name, text: o.Value}
 		switch {
 		case o.Section == "Swap":
 			e.text += " as swap"
@@ -73,7 +72,9 @@ func parseUnit(name string, text []byte) ([]entry, error) {
 		case o.Section != "Mount":
 			continue
 		}
-		entries = append(entries, e)
+		for _, e.spec = range parseSpecs(o.Value) {
+			entries = append(entries, e)
+		}
 	}
 	return entries, nil
 }

@@ -19,7 +19,7 @@ import (
 // device of the driver they are for, so that each counts for every one.
 func (l *look) unlisted() {
 	table, err := os.ReadFile(filepath.Join(l.proc, "devices"))
-	if errors.Is(err, fs.ErrNotExist) { // a procfs without it is none of the kernel's
+	if errors.Is(err, fs.ErrNotExist) && l.allOfProc() { // else it shows processes only
 		err = nil
 	}
 	names := []string{plainName(l.facts.Driver)}

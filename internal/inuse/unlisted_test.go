@@ -65,6 +65,10 @@ func TestADriversNodeThatSysfsDoesNotShowIsFound(t *testing.T) {
 			m.remove("proc/devices")
 			m.mkdir("proc/devices")
 		}, "which nodes nvidia has cannot be told: read MACHINE/proc/devices: is a directory; " + unchecked, true},
+		{"a procfs that shows processes only", func(m *machine) {
+			m.remove("proc/devices")
+			m.remove("proc/cmdline")
+		}, "which nodes nvidia has cannot be told: open MACHINE/proc/devices: no such file or directory; " + unchecked, true},
 	} {
 		for _, how := range []How{forIdle, {Passive: true}, {All: true}} {
 			m := bare(t)

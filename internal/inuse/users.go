@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,29 +36,83 @@ func (l *look) users() users {
 		loops: map[number][]string{}, exports: map[device][]export{},
 	}
 	l.doing("the look for mounts and swap")
-	table, err := l.mountTable()
-	if err != nil {
-		l.report.doubt("run as root with CAP_SYS_PTRACE", "what is mounted cannot be read: %v", err)
-	}
-	for line := range strings.Lines(table) {
-		l.addMount(u, line)
-	}
-	swaps, err := os.ReadFile(filepath.Join(l.proc, "swaps"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without swap
-		l.report.doubt("run as root", "what is swapped to cannot be read: %v", err)
-	}
-	for line := range strings.Lines(string(swaps)) {
-		fields := strings.Fields(line)
-		if len(fields) > 1 && fields[1] == "partition" {
-			if n, ok := l.nodeNumber(unescape(fields[0])); ok {
-				u.swaps[n] = fields[0]
-			}
-		}
-	}
+	l.addMounts(u)
+	l.addSwaps(u)
 	l.addBtrfs(u)
 	l.addLoops(u)
 	l.addExports(u)
 	return u
+}
+
+func (l *look) addMounts(u users) {
+	place := filepath.Join(l.proc, "1/mountinfo")
+	table, err := l.mountTable()
+	if err != nil {
+		l.report.doubt("run as root with CAP_SYS_PTRACE", "what is mounted cannot be read: %v", err)
+	}
+	number := 0
+	for line := range strings.Lines(table) {
+		number++
+		if m, ok := parseMount(line); ok {
+			u.lines[m.point] = append(u.lines[m.point], line)
+			l.addMount(u, m)
+		} else {
+			l.unclear("what is mounted", place, number, line)
+		}
+	}
+}
+
+// unclear notes a line of a table of the kernel's that cannot be understood: it
+// may be about the device.
+func (l *look) unclear(what, place string, number int, line string) {
+	l.report.doubt("report that line as a bug of vfio-hotplug", "%s cannot be read: line %d of %s is %q",
+		what, number, place, strings.TrimSuffix(line, "\n"))
+}
+
+// addSwaps reads proc_swaps(5).
+func (l *look) addSwaps(u users) {
+	place := filepath.Join(l.proc, "swaps")
+	table, err := os.ReadFile(place)
+	if errors.Is(err, fs.ErrNotExist) && l.allOfProc() { // a kernel without swap
+		return
+	}
+	if err != nil {
+		l.report.doubt("run as root, where all of /proc is to be seen", "what is swapped to cannot be read: %v", err)
+	}
+	number := 0
+	for line := range strings.Lines(string(table)) {
+		number++
+		switch fields := strings.Fields(line); {
+		case number == 1: // the titles
+		case len(fields) > 1 && fields[1] == "file": // which the mount of its file system covers
+		case len(fields) > 1 && fields[1] == "partition":
+			l.addSwap(u, fields[0])
+		default:
+			l.unclear("what is swapped to", place, number, line)
+		}
+	}
+}
+
+// addSwap notes swap space under its device, by the path that the table has of it.
+func (l *look) addSwap(u users, listed string) {
+	node := unescape(listed)
+	d, ok, err := l.led(node)
+	if rest, again := strings.CutSuffix(node, " (deleted)"); again && err != nil { // the node was made anew
+		d, ok, err = l.led(rest)
+	}
+	if err != nil {
+		l.report.doubt("see what it is: swapon --show", "what is swapped to cannot be told: %v", err)
+	}
+	if ok {
+		u.swaps[d.number] = listed
+	}
+}
+
+// allOfProc reports whether procfs shows more than processes: a unit may have
+// ProcSubset=pid.
+func (l *look) allOfProc() bool {
+	_, err := os.Stat(filepath.Join(l.proc, "cmdline"))
+	return err == nil
 }
 
 // mount is a line of mountinfo (proc(5)).
@@ -80,20 +136,20 @@ func parseMount(line string) (mount, bool) {
 // addMount notes a mount under its device. A file system of several devices,
 // such as btrfs or bcachefs, has a number of its own with major 0; its source
 // then names one device or, with colons, all.
-func (l *look) addMount(u users, line string) {
-	m, ok := parseMount(line)
-	if !ok {
-		return
-	}
+func (l *look) addMount(u users, m mount) {
 	u.points[m.point] = true
-	u.lines[m.point] = append(u.lines[m.point], line)
 	if m.number.major != 0 {
 		u.mounts[m.number] = append(u.mounts[m.number], m.point)
 		return
 	}
-	for source := range strings.SplitSeq(m.source, ":") {
-		if n, ok := l.nodeNumber(source); ok {
-			u.mounts[n] = append(u.mounts[n], m.point)
+	several := m.fstype == "btrfs" || m.fstype == "bcachefs" // others may call their source what they like
+	for _, source := range nodesOf(m.source) {
+		d, ok, err := l.led(source)
+		switch {
+		case err != nil && several:
+			l.report.doubt("see what it is: findmnt "+m.point, "what is mounted on %s cannot be told: %v", m.point, err)
+		case ok && !d.character:
+			u.mounts[d.number] = append(u.mounts[d.number], m.point)
 		}
 	}
 }
@@ -153,6 +209,25 @@ func (f *Finder) nodeNumber(path string) (number, bool) {
 	}
 	d, err := f.device(path)
 	return d.number, err == nil && !d.character
+}
+
+// kernelNames are how the kernel names the nodes of block devices, and of NVMe
+// controllers. Such a name goes with its device, and not before.
+var kernelNames = regexp.MustCompile(`^/dev/(nvme\d+(n\d+(p\d+)?)?|ng\d+n\d+|sg\d+|(sd|hd|vd|xvd|ub)[a-z]+\d*|` +
+	`(dm-|sr|scd|fd|ram|zd|pmem)\d+[a-z]?(p\d+)?|md_[^/]+|(md|md_d|loop|nbd|zram|mmcblk|drbd|rbd|rnbd|bcache|ublkb)\d+(p\d+)?)$`)
+
+// led gives the device to which a path led when somebody used it, if it was a
+// device's: it may lead elsewhere, or nowhere, since. That is an error, unless
+// the name is one that the kernel gave: then the device has gone too.
+func (f *Finder) led(node string) (d device, ok bool, err error) {
+	d, err = f.device(node)
+	switch {
+	case err == nil:
+		return d, true, nil
+	case errors.Is(err, errNoNode), errors.Is(err, fs.ErrNotExist) && kernelNames.MatchString(path.Clean(node)):
+		return d, false, nil
+	}
+	return d, false, err
 }
 
 // device gives the device that an absolute path leads to, as nodeNumber does.
