@@ -6,7 +6,8 @@
 // node open. It reads, and writes nothing.
 //
 // Every finder may veto. What could not be checked although it must be is a
-// veto too: a drive is free only if that was shown.
+// veto too: a drive is free only if that was shown. What counts is what process 1
+// sees, whatever a sandbox hides from this one.
 //
 // What is not seen so far:
 //   - what opens a node inside the kernel without a claim, other than loop, nvmet

@@ -268,7 +268,7 @@ func (n *madeNodes) open(path string, want number, exclusive bool) (*os.File, er
 		}
 	}
 	err := n.faults[path]
-	if path == n.claimed {
+	if err == nil && path == n.claimed {
 		err = syscall.EBUSY
 	}
 	if err != nil && (exclusive || err != syscall.EBUSY) { // which only a claim is

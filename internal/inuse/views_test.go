@@ -160,6 +160,21 @@ func TestAViewThatMayNotBeProcess1sIsADoubt(t *testing.T) {
 	}
 }
 
+// In a container process 1 is the container's.
+func TestTheProcessesOfAContainerAreNotAll(t *testing.T) {
+	for name, doubt := range map[string]bool{firstPIDs: false, "pid:[4026532281]": true} {
+		m := newMachine(t)
+		m.namespace(1, blank)
+		m.link("proc/self/ns/pid", name)
+		report, hold, err := m.look("nvme", pci.NVMe, forIdle)
+		must(t, err)
+		defer hold.Close()
+		if report.Veto() != doubt || doubt && report.String() != "only the processes of a container can be seen (PID namespace "+name+")" {
+			t.Errorf("%s: report %q", name, report)
+		}
+	}
+}
+
 func TestAnInterfaceInAnotherNetworkNamespaceIsADoubt(t *testing.T) {
 	for _, c := range []struct {
 		name   string
