@@ -105,6 +105,8 @@ var packages = []string{
 	// What uses drives: volumes and arrays that fstab names, and a program that
 	// drives NVMe through vfio by itself (qemu-img bench nvme://).
 	"lvm2", "mdadm", "qemu-utils",
+	// What switches interfaces, and gives them to other networks.
+	"iproute2",
 }
 
 // modules are in the image, of those that the kernel has.
@@ -112,6 +114,8 @@ var modules = []string{
 	"nvme", "ext4", "crc32c_generic", "autofs4", "configfs", "fuse", "loop", "dm-mod", "md-mod", "raid1",
 	"vfio", "vfio_iommu_type1", "vfio-pci", "pci-stub", "uio", "uio_pci_generic", "e1000e",
 	"ahci", "sd_mod", // for a root drive that is not nvme's
+	"nvmet", "target_core_mod", "target_core_iblock", // exports
+	"xhci-pci", "usbnet", "cdc_ether", "rndis_host", // a network card on USB
 }
 
 // place is the directory of a system in the cache: its name says what it is
