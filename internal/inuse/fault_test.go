@@ -62,6 +62,13 @@ func (d faultyDir) List(name string) ([]string, error) {
 	return d.Dir.List(name)
 }
 
+func (d faultyDir) Subdirs(name string) (int, error) {
+	if err := d.step("count", name); err != nil {
+		return 0, err
+	}
+	return d.Dir.Subdirs(name)
+}
+
 func TestNoFaultMakesAUsedDeviceLookFree(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -134,6 +141,15 @@ func TestNoFaultMakesAUsedDeviceLookFree(t *testing.T) {
 		{"a network card", "e1000e", func(m *machine) {
 			m.remove("sys/" + home + "/nvme")
 			m.network("net/eth0", "0x1003")
+		}},
+		{"a network card with a uio device", "bnx2x", func(m *machine) {
+			m.remove("sys/" + home + "/nvme")
+			m.node("uio/uio0", "240:9")
+			m.network("net/eth0", "0x1003")
+		}},
+		{"a target without its directory", "nvme", func(m *machine) {
+			m.namespace(1, blank)
+			m.mkdir("sys/module/nvmet")
 		}},
 		{"a disk of a host adapter", "mpt3sas", func(m *machine) {
 			m.remove("sys/" + home + "/nvme")
