@@ -126,7 +126,7 @@ func ruleElsewhere(word string) string {
 		return `action = "leave"`
 	case "allow", "allowed", "whitelist", "pciallowed":
 		return `action = "bind"`
-	case "force", "inuse", "data":
+	case "force", "inuse":
 		return "takeover"
 	}
 	return ""
