@@ -85,7 +85,9 @@ func (f *Finder) scan(mapped bool) *scan {
 		}
 		switch {
 		case errors.Is(err, fs.ErrPermission):
-			s.closed++
+			if !procfs.Dir(f.proc).Over(pid) {
+				s.closed++
+			}
 		case err != nil:
 			s.faults = append(s.faults, processFault{pid, err})
 		}

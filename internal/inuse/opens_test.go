@@ -149,6 +149,28 @@ func TestADriveThatAProgramHasOpenIsInUse(t *testing.T) {
 	}
 }
 
+// While a process ends the kernel refuses to say where its descriptors lead, and
+// then it is gone, or a zombie.
+func TestAProcessThatEndsHasNothingOpen(t *testing.T) {
+	for name, end := range map[string]func(*machine){
+		"gone":     func(m *machine) { m.remove("proc/123/stat") },
+		"a zombie": func(m *machine) { m.file("proc/123/stat", "123 (a) b) Z 1 7 7 0 -1\n") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := open(t)
+			m.holds(123, "a", "/a")
+			m.nodes.faults[m.path("proc/123/fd/7")] = syscall.EACCES
+			end(m)
+			report, hold, err := m.look("nvme", pci.NVMe, forBlank)
+			must(t, err)
+			defer hold.Close()
+			if report.Veto() {
+				t.Errorf("report %q", report)
+			}
+		})
+	}
+}
+
 // A mapping outlives its descriptor. The look right before the unbind sees it, and
 // that of explain.
 func TestADriveThatAProgramHasMappedIsInUse(t *testing.T) {
