@@ -20,7 +20,7 @@ func TestGuestAVFIsWhereItsPhysicalFunctionIs(t *testing.T) {
 		h := boot(t, vmtest.Config{Kernel: k, Bays: 2, Modules: modules(), Args: []string{
 			"-device", "nvme-subsys,id=virtual",
 			"-device", fmt.Sprintf("nvme,id=virtual0,serial=VIRTUAL,subsys=virtual,bus=rp%d,sriov_max_vfs=%d,"+
-				"sriov_vq_flexible=%d,sriov_vi_flexible=%[2]d,max_ioqpairs=%d,msix_qsize=%d", bay, count, 2*count, 2*count+2, count+2),
+				"sriov_vq_flexible=%d,sriov_vi_flexible=%[2]d,max_ioqpairs=%[4]d,msix_qsize=%[5]d", bay, count, 2*count, 2*count+2, count+2),
 		}}, everyNVMe)
 		h.WaitDriver(bay, "nvme")
 		pf := h.Address(bay)
