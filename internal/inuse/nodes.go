@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -75,17 +76,74 @@ func deviceBelow(top, path string) (d device, ok bool, err error) {
 		return d, false, err
 	}
 	defer unix.Close(root)
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT}
-	fd := -1
-	// EAGAIN: something was renamed or mounted meanwhile, anywhere (openat2(2)).
-	for try := 0; try == 0 || errors.Is(err, unix.EAGAIN) && try < 100; try++ {
-		fd, err = unix.Openat2(root, path, &how)
-	}
+	fd, err := openBelow(root, path)
 	if err != nil {
 		return d, false, err
 	}
 	defer unix.Close(fd)
 	return deviceOf(fd, "")
+}
+
+// mostLinks is how many links a path may lead through, as in the kernel
+// (MAXSYMLINKS).
+const mostLinks = 40
+
+// openBelow opens a path as it is where root is the root directory, of which
+// neither a link nor ".." leads out. openat2(2) does that in one call, which the
+// sandboxes of this service and of systemd-udevd forbid (RestrictSUIDSGID= in
+// systemd.exec(5)). The descriptor only stands for the file: it cannot be read.
+func openBelow(root int, path string) (int, error) {
+	way := []int{root} // the directories from the root to where we are
+	back := func(to int) {
+		for _, dir := range way[to:] {
+			unix.Close(dir)
+		}
+		way = way[:to]
+	}
+	defer func() { back(1) }()
+	rest := strings.Split(path, "/")
+	for links := 0; len(rest) > 0; {
+		name := rest[0]
+		rest = rest[1:]
+		switch name {
+		case "", ".":
+			continue
+		case "..":
+			back(max(1, len(way)-1))
+			continue
+		}
+		fd, err := unix.Openat(way[len(way)-1], name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1, err
+		}
+		target, err := linkTarget(fd)
+		if err == unix.ENOENT { // no link (readlinkat(2) with an empty path)
+			way = append(way, fd)
+			continue
+		}
+		unix.Close(fd)
+		if err != nil {
+			return -1, err
+		}
+		if links++; links > mostLinks {
+			return -1, unix.ELOOP
+		}
+		if strings.HasPrefix(target, "/") {
+			back(1)
+		}
+		rest = append(strings.Split(target, "/"), rest...)
+	}
+	return unix.FcntlInt(uintptr(way[len(way)-1]), unix.F_DUPFD_CLOEXEC, 0)
+}
+
+// linkTarget gives where an open link leads.
+func linkTarget(link int) (string, error) {
+	target := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(link, "", target)
+	if err != nil {
+		return "", err
+	}
+	return string(target[:n]), nil
 }
 
 // deviceAt gives the device that a path leads to, if it is one.
