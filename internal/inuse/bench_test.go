@@ -1,0 +1,16 @@
+package inuse
+
+import "testing"
+
+// What a look through all processes of this machine costs, without and with
+// their mappings.
+func BenchmarkLookThroughProcesses(b *testing.B) {
+	f := New(nil, "/")
+	for name, mapped := range map[string]bool{"descriptors": false, "mappings": true} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				f.scan(mapped)
+			}
+		})
+	}
+}
