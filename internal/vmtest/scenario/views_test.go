@@ -174,7 +174,7 @@ func (h *house) exportNVMe(id, path string) {
 // says has words for, for these, and takes the others.
 func (h *house) agree(bays []int, says map[int][]string) {
 	h.t.Helper()
-	const trial = "/root/trial.toml"
+	const trial = "/srv/trial.toml"
 	ports := make([]string, len(bays))
 	for i, bay := range bays {
 		ports[i] = strconv.Quote(vmtest.PortAddress(bay))
