@@ -14,8 +14,8 @@ import (
 // socketMode lets everybody connect. Users expect of `status` what they get
 // from `systemctl status` and `lspci -k`: an answer without sudo. What sysfs does
 // not tell to all it does not tell them either (Call.Peer). Who may change
-// something is asked
-// for each method (Handler.Root), of the kernel and not of the file's mode.
+// something is asked for each method (Handler.Root), of the kernel and not of the
+// file's mode.
 const socketMode = 0o666
 
 // ErrInUse says that another daemon listens.

@@ -403,7 +403,7 @@ func (g *Guest) restore(ctx context.Context, s snapshot) error {
 	if err := g.call(ctx, "Resume", ask, &reply); err != nil {
 		return err
 	}
-	g.restored = true
+	g.restored = reply == wire.Outcome{}
 	return failure(reply)
 }
 
