@@ -162,6 +162,23 @@ func TestAHeldDeviceThatAStrangerUnbinds(t *testing.T) {
 	}
 }
 
+// releaseOpened asks for the release of the device in bay 1, which a program opens
+// right before the unbind.
+func (h *house) releaseOpened() *opened {
+	h.t.Helper()
+	var holder opened
+	var once atomic.Bool
+	h.Fault(func(op sysfstest.Op) error {
+		if op.Kind == sysfstest.OpWrite && op.Path == "bus/pci/drivers/vfio-pci/unbind" && once.CompareAndSwap(false, true) {
+			holder = h.openVFIO(1)
+		}
+		return nil
+	})
+	go h.daemon.Handlers(h.running)[control.MethodRelease].Handle(h.t.Context(),
+		control.NewCall(control.MethodRelease, []byte(`{"address":"`+bayAt(1).String()+`"}`)))
+	return &holder
+}
+
 // TestAHolderThatComesBetween: a program opens the device between the check and
 // the unbind. The journal names it; when it lets go, the release goes on to its
 // end, also for the next daemon.
@@ -173,16 +190,7 @@ func TestAHolderThatComesBetween(t *testing.T) {
 				h.Plug(bayAt(1), sysfstest.Drive{})
 				h.start()
 				time.Sleep(time.Second)
-				var holder opened
-				var once atomic.Bool
-				h.Fault(func(op sysfstest.Op) error {
-					if op.Kind == sysfstest.OpWrite && op.Path == "bus/pci/drivers/vfio-pci/unbind" && once.CompareAndSwap(false, true) {
-						holder = h.openVFIO(1)
-					}
-					return nil
-				})
-				go h.daemon.Handlers(h.running)[control.MethodRelease].Handle(t.Context(),
-					control.NewCall(control.MethodRelease, []byte(`{"address":"`+bayAt(1).String()+`"}`)))
+				holder := h.releaseOpened()
 				time.Sleep(12 * time.Second)
 				h.Fault(nil)
 				if line := h.log.last("outcome=stuck"); !strings.Contains(line, "unbind from vfio-pci") || !strings.Contains(line, us()) {

@@ -2,12 +2,10 @@ package daemon_test
 
 import (
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"vfio-hotplug/internal/control"
 	"vfio-hotplug/internal/sysfstest"
 )
 
@@ -22,7 +20,9 @@ func (h *house) wantHeldFor(when string, least, most time.Duration) {
 		if held, err := time.ParseDuration(text); err != nil || held < least || held > most {
 			h.t.Errorf("%s: status says %q, want it held for %v to %v", when, d.Reason, least, most)
 		}
+		return
 	}
+	h.t.Errorf("%s: status does not know the device", when)
 }
 
 // TestTheHeldTimeCountsFromWhenTheKernelBegan: the kernel announces it from Linux
@@ -62,16 +62,7 @@ func TestTheHeldTimeOfOurOwnUnbindOutlivesTheDaemon(t *testing.T) {
 		h.Plug(bayAt(1), sysfstest.Drive{})
 		h.start()
 		time.Sleep(time.Second)
-		var holder opened
-		var once atomic.Bool
-		h.Fault(func(op sysfstest.Op) error {
-			if op.Kind == sysfstest.OpWrite && op.Path == "bus/pci/drivers/vfio-pci/unbind" && once.CompareAndSwap(false, true) {
-				holder = h.openVFIO(1)
-			}
-			return nil
-		})
-		go h.daemon.Handlers(h.running)[control.MethodRelease].Handle(t.Context(),
-			control.NewCall(control.MethodRelease, []byte(`{"address":"`+bayAt(1).String()+`"}`)))
+		holder := h.releaseOpened()
 		time.Sleep(time.Minute)
 		h.Fault(nil)
 		h.wantHeldFor("the daemon that began it", time.Minute, time.Minute)
