@@ -115,7 +115,7 @@ func TestAnAdverseOrderIsSaidAndMended(t *testing.T) {
 		h.start()
 		time.Sleep(time.Second)
 		h.wantGuard("race")
-		if line := h.log.last(" guard="); !strings.Contains(line, "softdep nvme pre") {
+		if line := h.log.last(" guard="); !strings.Contains(line, "softdep nvme_core pre") {
 			t.Errorf("%q does not say how to mend it", line)
 		}
 		h.plugLate(1)
@@ -131,7 +131,7 @@ func TestAGuardByNameThatCannotHoldIsAnError(t *testing.T) {
 		h.start()
 		time.Sleep(time.Second)
 		line := h.log.last("guard claim cannot hold here")
-		if !strings.Contains(line, "level=ERROR") || !strings.Contains(line, "softdep nvme pre") {
+		if !strings.Contains(line, "level=ERROR") || !strings.Contains(line, "softdep nvme_core pre") {
 			t.Errorf("%q is no error with its remedy", line)
 		}
 		h.end()

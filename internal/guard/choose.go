@@ -150,7 +150,16 @@ func (m Machine) loses(driver string, pattern pci.Pattern) (why, remedy string) 
 		if m.Registered[rival] == 0 {
 			return why, rival + " is built in, so no order of modules helps: a kernel in which it is a module"
 		}
-		return why, fmt.Sprintf("have it loaded before %s: \"softdep %s pre: vfio-pci pci-stub\" in /etc/modprobe.d, update-initramfs -u, reboot", rival, rival)
+		return why, fmt.Sprintf("have it loaded before %s: \"softdep %s pre: vfio-pci pci-stub\" in /etc/modprobe.d, update-initramfs -u, reboot", rival, loadedWith(rival))
 	}
 	return "", ""
+}
+
+// loadedWith names the module whose softdeps are loaded before a driver. Those of
+// nvme itself would be unloaded with it: see packaging/modprobe.d.
+func loadedWith(driver string) string {
+	if driver == "nvme" {
+		return "nvme_core"
+	}
+	return driver
 }

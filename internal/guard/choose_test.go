@@ -43,7 +43,7 @@ func TestChoose(t *testing.T) {
 	}{
 		{"6.1, the right order", machine(6, 1, "pci-stub", "vfio-pci", "nvme"), Auto, all, Claim, "every drive", "", ""},
 		{"6.1, some are left", machine(6, 1, "pci-stub", "vfio-pci", "nvme"), Auto, some, Stub, "bay 12 is left", "", ""},
-		{"6.1, nvme first", machine(6, 1, "nvme", "vfio-pci", "pci-stub"), Auto, all, Race, "registered after nvme", "softdep nvme pre", ""},
+		{"6.1, nvme first", machine(6, 1, "nvme", "vfio-pci", "pci-stub"), Auto, all, Race, "registered after nvme", "softdep nvme_core pre", ""},
 		{"6.12, nvme first, some are left", machine(6, 12, "nvme", "vfio-pci", "pci-stub"), Auto, some, Race, "bay 12 is left", "softdep", ""},
 		{"6.12, only pci-stub before nvme", machine(6, 12, "pci-stub", "nvme", "vfio-pci"), Auto, all, Stub, "vfio-pci was registered after nvme", "", ""},
 		{"6.1, nvme not loaded yet", machine(6, 1, "vfio-pci"), Auto, all, Claim, "", "", ""},

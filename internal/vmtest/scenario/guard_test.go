@@ -305,7 +305,7 @@ func TestGuestAdverseOrder(t *testing.T) {
 		if synchronousFirst(k) {
 			h.daemon.WaitLine("guard claim:")
 		} else {
-			h.daemon.WaitLine("guard race: .*registered after nvme.*softdep nvme pre")
+			h.daemon.WaitLine("guard race: .*registered after nvme.*softdep nvme_core pre")
 		}
 		for bay := range drives {
 			h.Plug(bay, vmtest.Device{})
