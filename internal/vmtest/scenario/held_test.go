@@ -73,7 +73,7 @@ func TestGuestHeld(t *testing.T) {
 		user.Signal(syscall.SIGKILL)
 		h.daemon.WaitLine(regexp.QuoteMeta(h.Address(late)) + " is held up no longer")
 
-		h.sh(`cd /sys/bus/pci && echo nvme >"devices/$1/driver_override" && echo "$1" >drivers/vfio-pci/unbind && echo "$1" >drivers_probe`, h.Address(other))
+		h.gives(other, "vfio-pci", "nvme")
 		h.daemon.WaitLine("left " + regexp.QuoteMeta(h.Address(other)) + " alone: .* somebody else has since given it to (nvme|no driver)")
 		h.WaitDriver(other, "nvme")
 		h.done()

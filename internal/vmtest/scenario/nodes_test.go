@@ -36,7 +36,7 @@ func TestGuestNodes(t *testing.T) {
 		for bay, driver := range map[int]string{theirs: "vfio-pci", uio: "uio_pci_generic"} {
 			h.Plug(bay, vmtest.NIC())
 			h.WaitDriver(bay, "e1000e")
-			h.sh(`cd /sys/bus/pci && echo "$2" >"devices/$1/driver_override" && echo "$1" >drivers/e1000e/unbind && echo "$1" >drivers_probe`, h.Address(bay), driver)
+			h.gives(bay, "e1000e", driver)
 			h.WaitDriver(bay, driver)
 		}
 		h.settleUdev()
