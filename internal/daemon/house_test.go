@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -58,6 +59,7 @@ type house struct {
 
 	log      *record
 	ready    *record // what was told to the service manager
+	proc     string  // where procfs is, "" for /proc
 	reload   chan os.Signal
 	daemon   *daemon.Daemon
 	operator *operate.Operator
@@ -91,7 +93,7 @@ func (h *house) start() {
 	h.operator = &operate.Operator{
 		FS: h.FS(), Ledger: book, Uses: h.uses, Added: h.Added, Load: h.load,
 		Aliases: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("")), nil },
-		Dev:     h.run, Proc: "/proc", Limit: h.limits,
+		Dev:     h.run, Proc: cmp.Or(h.proc, "/proc"), Limit: h.limits,
 	}
 	h.events = &source{events: h.Subscribe()}
 	h.events.ctx, h.events.close = context.WithCancel(context.Background())
