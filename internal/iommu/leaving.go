@@ -2,6 +2,8 @@ package iommu
 
 import (
 	"path/filepath"
+	"slices"
+	"strconv"
 
 	"vfio-hotplug/internal/sysfs"
 )
@@ -15,11 +17,13 @@ import (
 // all killing, and takes the group away only after that (drivers/vfio/
 // vfio_main.c, vfio_unregister_group_dev). No lock is taken to see this.
 //
-// From Linux 6.6 on the vfio device goes before the wait. What is left to tell the
-// device from the others of its group is that it is enabled for as long as it is
-// held (drivers/vfio/pci/vfio_pci_core.c, vfio_pci_core_enable); one without a
-// driver is not.
-func ReadLeaving(root, device sysfs.Dir, dev string) (node string, leaving bool, err error) {
+// From Linux 6.6 on the vfio device goes before the wait. What is left is that the
+// device is enabled for as long as it is held (drivers/vfio/pci/vfio_pci_core.c,
+// vfio_pci_core_enable). But others enable a device too: a hand, and the kernel a
+// bridge. Where vfio has no other device of the group, the group is there because
+// of the wait. Where it has one, sysfs does not tell which it is, and was is called,
+// which reports whether vfio had the device before.
+func ReadLeaving(root, device sysfs.Dir, dev string, was func() bool) (node string, leaving bool, err error) {
 	driver, err := link(device, "driver")
 	if err != nil || driver != "" {
 		return "", false, wrap(err)
@@ -37,7 +41,21 @@ func ReadLeaving(root, device sysfs.Dir, dev string) (node string, leaving bool,
 		return node, err == nil, wrap(err)
 	}
 	enabled, err := attribute(device, "enable")
-	return node, err == nil && enabled != "0", wrap(err)
+	if err != nil || enabled == "0" {
+		return node, false, wrap(err)
+	}
+	others, err := vfioHas(root, group)
+	return node, err == nil && (!others || was()), wrap(err)
+}
+
+// vfioHas reports whether a device of a group is with vfio.
+func vfioHas(root sysfs.Dir, group string) (bool, error) {
+	number, err := strconv.Atoi(group)
+	if err != nil {
+		return false, err
+	}
+	g, err := ReadGroup(root, number)
+	return slices.ContainsFunc(g.Members, func(m Member) bool { return m.VFIO || m.Driver == "vfio-pci" }), err
 }
 
 // groupNode gives the node of a group that vfio has, "" for one that it has not.

@@ -34,17 +34,19 @@ func TestADeviceThatLeavesVFIO(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		has  []tree
+		was  bool   // vfio had it before
 		node string // "" for not leaving
 	}{
-		{"free", nil, ""},
-		{"with vfio-pci", []tree{group, vfio, bound}, ""},
-		{"open", []tree{group, vfio, bound, open}, ""},
-		{"held, before Linux 6.6", []tree{group, vfio, open}, "vfio/14"},
-		{"held, from then on", []tree{group, open}, "vfio/14"},
-		{"held, without an IOMMU", []tree{open, {"class/vfio/noiommu-14": "-> ../../devices/virtual/vfio/noiommu-14"}}, "vfio/noiommu-14"},
-		{"a sibling is with vfio, or held", []tree{group, other}, ""},
-		{"held, and a sibling is with vfio", []tree{group, other, open}, "vfio/14"},
-		{"held, and a sibling is with vfio, before Linux 6.6", []tree{group, other, vfio, open}, "vfio/14"},
+		{"free", nil, true, ""},
+		{"with vfio-pci", []tree{group, vfio, bound}, true, ""},
+		{"open", []tree{group, vfio, bound, open}, true, ""},
+		{"held, before Linux 6.6", []tree{group, vfio, open}, false, "vfio/14"},
+		{"held, from then on", []tree{group, open}, false, "vfio/14"},
+		{"held, without an IOMMU", []tree{open, {"class/vfio/noiommu-14": "-> ../../devices/virtual/vfio/noiommu-14"}}, false, "vfio/noiommu-14"},
+		{"a sibling is with vfio, or held", []tree{group, other}, true, ""},
+		{"held, and a sibling is with vfio", []tree{group, other, open}, true, "vfio/14"},
+		{"enabled by hand, and a sibling is with vfio", []tree{group, other, open}, false, ""},
+		{"held, and a sibling is with vfio, before Linux 6.6", []tree{group, other, vfio, open}, false, "vfio/14"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			files := maps.Clone(bare)
@@ -55,7 +57,7 @@ func TestADeviceThatLeavesVFIO(t *testing.T) {
 			device, err := root.Open(strings.TrimSuffix(drive, "/"))
 			must(t, err)
 			defer device.Close()
-			node, leaving, err := ReadLeaving(root, device, dev)
+			node, leaving, err := ReadLeaving(root, device, dev, func() bool { return test.was })
 			must(t, err)
 			if want := dev + "/" + test.node; leaving != (test.node != "") || leaving && node != want {
 				t.Errorf("leaving %v, node %q; want %q", leaving, node, want)

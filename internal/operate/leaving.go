@@ -10,6 +10,7 @@ import (
 	"vfio-hotplug/internal/ledger"
 	"vfio-hotplug/internal/procfs"
 	"vfio-hotplug/internal/sysfs"
+	"vfio-hotplug/policy"
 )
 
 // leaves is how long the kernel may take to take a driver away from a device
@@ -101,7 +102,7 @@ func (o *Operator) awaited(dev *sysfs.Device) (who, remedy string) {
 	if leavesNVMe(dev) {
 		return "", ""
 	}
-	node, leaving, err := iommu.ReadLeaving(o.FS.Root(), dev.Dir(), o.Dev)
+	node, leaving, err := iommu.ReadLeaving(o.FS.Root(), dev.Dir(), o.Dev, func() bool { return o.wasVFIO(dev) })
 	if err != nil || !leaving {
 		return "", ""
 	}
@@ -110,6 +111,20 @@ func (o *Operator) awaited(dev *sysfs.Device) (who, remedy string) {
 		return "a program that cannot be named", "look for programs with vfio: lsof /dev/vfio/vfio"
 	}
 	return processNames(holders), "stop that program, or have it close " + node
+}
+
+// wasVFIO reports whether vfio had a device before: we gave it to vfio, or the
+// kernel is seen waiting for one that vfio had. Where that cannot be seen it may be
+// so.
+func (o *Operator) wasVFIO(dev *sysfs.Device) bool {
+	j := judge{Operator: o, Request: Request{Device: dev}}
+	entry, err := j.entry()
+	if err == nil && entry != nil && entry.Stage != ledger.Taking && policy.IsVFIO(entry.Driver) {
+		return true
+	}
+	// drivers/vfio/vfio_main.c
+	waits, err := procfs.Dir(o.Proc).Sleeps("vfio_unregister_group_dev")
+	return waits || err != nil
 }
 
 func processNames(holders []procfs.Process) string {

@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"context"
 	"fmt"
 	"regexp"
 	"strings"
@@ -102,7 +103,8 @@ func (h *house) hold(bay int) (holder *vmtest.LabProcess, name string) {
 }
 
 // wantHeld waits until the daemon has told who holds up the kernel, and checks
-// that every command answers and tells it too.
+// that every command answers and tells it too. Whoever waits for the program sleeps
+// where operate looks for it.
 func (h *house) wantHeld(bay int, name string) {
 	h.t.Helper()
 	address := h.Address(bay)
@@ -115,6 +117,10 @@ func (h *house) wantHeld(bay int, name string) {
 	}
 	h.refused(name, "release", address)
 	h.refused(name, "bind", address)
+	h.WaitFor("a thread that waits in vfio", func(ctx context.Context) (bool, error) { // it looks up every ten seconds
+		f, err := h.Guest.Run(ctx, vmtest.Command{Argv: []string{"sh", "-c", "cat /proc/[0-9]*/task/*/wchan | grep -q vfio_unregister_group_dev"}})
+		return f.Code == 0, err
+	})
 }
 
 // stopsAtOnce stops the daemon, whatever the kernel holds.
