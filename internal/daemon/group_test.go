@@ -238,6 +238,29 @@ func TestOneThatCannotComeKeepsAll(t *testing.T) {
 	}
 }
 
+// Of one that is taken along too, the last look must have seen all.
+func TestNoneIsTakenAlongUnlessTheLastLookSaw(t *testing.T) {
+	for bay := 1; bay <= 2; bay++ {
+		t.Run(fmt.Sprint("bay ", bay), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := lumped(t, sysfstest.Options{}, together)
+				h.fill()
+				h.uses.blind(bay, syscall.EIO)
+				h.start()
+				time.Sleep(time.Minute)
+				h.wantBoth("in the end", "nvme")
+				if slices.Contains(h.written(bayAt(bay)), "bus/pci/drivers/nvme/unbind="+bayAt(bay).String()) {
+					t.Error("it was unbound")
+				}
+				if h.log.last("input/output error") == "" {
+					t.Error("nobody says why")
+				}
+				h.end()
+			})
+		})
+	}
+}
+
 func TestAReleaseByHandIsNotTakenAlong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := lumped(t, sysfstest.Options{}, together)

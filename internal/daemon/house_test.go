@@ -350,7 +350,8 @@ type uses struct {
 	chains    map[pci.Address][]string
 	claimed   map[pci.Address]bool
 	unsettled map[pci.Address]bool
-	unchecked []string // what no look can look at
+	last      map[pci.Address]error // what keeps the look from seeing that comes right before the unbind
+	unchecked []string              // what no look can look at
 	awaited   string
 	looks     map[pci.Address]looked
 	within    func() // called in a look, or in Still, when all has been seen
@@ -364,7 +365,7 @@ func (l looked) minus(o looked) looked {
 }
 
 func newUses() *uses {
-	return &uses{chains: map[pci.Address][]string{}, claimed: map[pci.Address]bool{}, unsettled: map[pci.Address]bool{}, looks: map[pci.Address]looked{}}
+	return &uses{chains: map[pci.Address][]string{}, claimed: map[pci.Address]bool{}, unsettled: map[pci.Address]bool{}, last: map[pci.Address]error{}, looks: map[pci.Address]looked{}}
 }
 
 // mount has the disk in a bay mounted, by way of what is built on it.
@@ -391,6 +392,13 @@ func (u *uses) settle(bay int, done bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.unsettled[bayAt(bay)] = !done
+}
+
+// blind gives the last look before the unbind an error; nil ends that.
+func (u *uses) blind(bay int, err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.last[bayAt(bay)] = err
 }
 
 func (u *uses) Awaited() (string, error) {
@@ -460,6 +468,8 @@ func (u *uses) look(a pci.Address, how inuse.How) (report inuse.Report, within f
 	switch chain := u.chains[a]; {
 	case u.unsettled[a]:
 		err = &inuse.NotSettledError{Reason: "nvme0 is new"}
+	case how.Passive && u.last[a] != nil:
+		err = u.last[a]
 	case chain != nil:
 		report.Uses = []inuse.Use{{Kind: inuse.Mount, Chain: chain}}
 	case u.claimed[a] && !how.Passive:

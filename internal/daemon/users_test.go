@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"vfio-hotplug/internal/inuse"
 	"vfio-hotplug/internal/operate"
 	"vfio-hotplug/internal/pci"
+	"vfio-hotplug/internal/sysfs"
 	"vfio-hotplug/internal/sysfstest"
 )
 
@@ -344,6 +346,73 @@ func TestAUseThatBeginsAfterTheLookIsSeen(t *testing.T) {
 		h.want(1, "nvme", operate.Refused)
 		if driver := h.Touched(bayAt(1)); len(driver) != 1 {
 			t.Errorf("touched by %v", driver)
+		}
+		h.end()
+	})
+}
+
+// The unbind follows only a last look that saw all.
+func TestADriveIsNotTakenUnlessTheLastLookSaw(t *testing.T) {
+	visit := &inuse.NotSettledError{Reason: "blkid (process 9) is still looking at nvme0n1"}
+	for name, c := range map[string]struct {
+		fault   error
+		outcome operate.Outcome
+		says    string
+	}{
+		"for a fault":             {syscall.EIO, operate.Failed, "input/output error"},
+		"for another in its bay":  {sysfs.ErrReplaced, operate.Failed, sysfs.ErrReplaced.Error()},
+		"for one who looks at it": {visit, operate.Refused, "it could not be checked in 2m30s: " + visit.Reason},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := build(t, 1, sysfstest.Options{}, everyNVMe)
+				h.Plug(bayAt(1), sysfstest.Drive{})
+				h.uses.blind(1, c.fault)
+				h.start()
+				time.Sleep(h.limits.Settle + time.Minute)
+				h.want(1, "nvme", c.outcome)
+				if line := h.log.last("pci_address=" + bayAt(1).String()); !strings.Contains(line, c.says) {
+					t.Errorf("%q does not say %q", line, c.says)
+				}
+				if w := h.written(bayAt(1)); len(w) != 0 {
+					t.Errorf("it was written to: %v", w)
+				}
+				h.end()
+			})
+		})
+	}
+}
+
+func TestTheLastLookWaitsForWhoLooksAtADrive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, 1, sysfstest.Options{}, everyNVMe)
+		h.Plug(bayAt(1), sysfstest.Drive{})
+		h.uses.blind(1, &inuse.NotSettledError{Reason: "blkid (process 9) is still looking at nvme0n1"})
+		h.start()
+		time.Sleep(3 * time.Second)
+		if driver := h.Driver(bayAt(1)); driver != "nvme" {
+			t.Errorf("driver %q while blkid looks", driver)
+		}
+		h.uses.blind(1, nil)
+		time.Sleep(2 * time.Second)
+		h.want(1, "vfio-pci", operate.Taken)
+		h.end()
+	})
+}
+
+// What the policy says when the last look has ended counts.
+func TestThePolicyIsAskedAgainAfterTheLastLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, 1, sysfstest.Options{}, everyNVMe)
+		h.Plug(bayAt(1), sysfstest.Drive{})
+		h.uses.blind(1, &inuse.NotSettledError{Reason: "blkid (process 9) is still looking at nvme0n1"})
+		h.start()
+		h.write("")
+		h.uses.blind(1, nil)
+		time.Sleep(2 * time.Second)
+		h.want(1, "nvme", operate.Left)
+		if w := h.written(bayAt(1)); len(w) != 0 {
+			t.Errorf("it was written to: %v", w)
 		}
 		h.end()
 	})

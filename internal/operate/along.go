@@ -317,7 +317,10 @@ func (c *companion) step(ctx context.Context) error {
 		}
 		return err
 	}
-	if check := c.shows(ctx, c.now); check.Veto { // what has begun since, and claims nothing
+	switch check, err := c.shows(ctx, c.now); { // what has begun since, and claims nothing
+	case err != nil:
+		return err
+	case check.Veto:
 		return fmt.Errorf("%s: %s", check.Name, check.Text)
 	}
 	files := append(c.hold.Files(), c.lock.File())

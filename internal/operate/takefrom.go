@@ -42,8 +42,14 @@ func (t *taking) takeFrom(ctx context.Context, from string) Result {
 	if result, ok := t.bringAlong(ctx); !ok {
 		return result
 	}
-	if c := t.shows(ctx, from); c.Veto { // what has begun since, and claims nothing
+	switch c, err := t.shows(ctx, from); { // what has begun since, and claims nothing
+	case err != nil:
+		return t.failure(ctx, err)
+	case c.Veto:
 		return t.refused(ctx, c)
+	}
+	if result, changed := t.reconsider(ctx); changed {
+		return result
 	}
 	if err := t.record(ctx); err != nil {
 		return t.unrecorded(ctx, err)
@@ -59,10 +65,21 @@ func (t *taking) takeFrom(ctx context.Context, from string) Result {
 }
 
 // holdUnused looks whether the device is in use and, if not, keeps hold of it
-// so that nobody can begin. It waits until its driver has brought it up: before
-// that, an empty device and a full one look the same.
+// so that nobody can begin.
 func (t *taking) holdUnused(ctx context.Context, from string) (*inuse.Hold, Check, error) {
-	how := inuse.How{Blank: t.decision.Takeover == policy.Blank, Exclusive: true}
+	return t.lookWhenSettled(ctx, from, inuse.How{Blank: t.decision.Takeover == policy.Blank, Exclusive: true})
+}
+
+// shows is the check of the uses that show. It opens no node of the device, and is
+// the last before the device is changed.
+func (t *taking) shows(ctx context.Context, from string) (Check, error) {
+	_, c, err := t.lookWhenSettled(ctx, from, inuse.How{Passive: true})
+	return c, err
+}
+
+// lookWhenSettled looks whether the device is in use. It waits until its driver
+// has brought it up: before that, an empty device and a full one look the same.
+func (t *taking) lookWhenSettled(ctx context.Context, from string, how inuse.How) (*inuse.Hold, Check, error) {
 	facts := t.facts
 	facts.Driver = from
 	limit := t.Limit.Settle
@@ -106,18 +123,6 @@ func (t *taking) unused(report inuse.Report) Check {
 		return veto(inUse, report.Remedy(), "%s", report)
 	}
 	return pass(inUse, "%s", report)
-}
-
-// shows is the check of the uses that show. It opens no node of the device. What
-// keeps it from looking is for the full look to tell.
-func (t *taking) shows(ctx context.Context, driver string) Check {
-	facts := t.facts
-	facts.Driver = driver
-	report, _, err := t.Uses.Look(ctx, t.Device, facts, inuse.How{Passive: true})
-	if err != nil {
-		return pass(inUse, "%v", err)
-	}
-	return t.unused(report)
 }
 
 // StillUsed reports whether what stood in the way, as a Result's InUse told, is
