@@ -221,8 +221,11 @@ func (l *look) all(ctx context.Context) (*Hold, error) {
 		}
 	}
 	l.unlistedUses(u.opens)
-	if l.decided() || l.Passive {
+	switch {
+	case l.decided():
 		return hold, nil
+	case l.Passive:
+		return hold, l.settled()
 	}
 	l.report.blank = l.Blank && (len(disks) > 0 || l.facts.Driver == "nvme") // which says that it has no namespaces
 	for _, step := range []func() error{

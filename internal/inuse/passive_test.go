@@ -17,7 +17,6 @@ func TestAPassiveLookOpensNothing(t *testing.T) {
 		"built on":        {func(m *machine) { m.built("dm-0", "vg-data", "nvme0n1") }, "nvme0n1 → dm-0 (vg-data)"},
 		"opened":          {func(m *machine) { m.holds(77, "tail", m.path("dev/nvme0n1")) }, "nvme0n1 → tail (process 77)"},
 		"its controller":  {func(m *machine) { m.holds(77, "nvme", m.path("dev/nvme0")) }, "nvme0 → nvme (process 77)"},
-		"looked at":       {func(m *machine) { m.holds(77, "blkid", m.path("dev/nvme0n1")) }, "unused"},
 		"only claimed":    {func(m *machine) { m.nodes.claimed = m.path("dev/nvme0n1") }, "unused"},
 		"with a content":  {func(*machine) {}, "unused"},
 		"without a block": {func(m *machine) { m.active(2) }, "unused"},
@@ -36,5 +35,24 @@ func TestAPassiveLookOpensNothing(t *testing.T) {
 				t.Error("it opened a node")
 			}
 		})
+	}
+}
+
+// Who looks at a drive and goes is waited for before the unbind too, and so is
+// who might have passed on what it had open.
+func TestAPassiveLookWaitsForWhoLooksAtADrive(t *testing.T) {
+	for says, visit := range map[string]func(*machine){
+		"smartd (process 77) is still looking at nvme0": func(m *machine) { m.holds(77, "smartd", m.path("dev/nvme0")) },
+		"process 77, which had nvme0n1 open, has just ended": func(m *machine) {
+			m.holds(77, "sh", m.path("dev/nvme0n1"))
+			m.remove("proc/77/comm")
+		},
+	} {
+		m := open(t)
+		visit(m)
+		report, _, err := m.look("nvme", pci.NVMe, How{Passive: true})
+		if unsettled, ok := errors.AsType[*NotSettledError](err); !ok || unsettled.Error() != says {
+			t.Errorf("error %v, report %q, want that %s", err, report, says)
+		}
 	}
 }
