@@ -14,3 +14,15 @@ func BenchmarkLookThroughProcesses(b *testing.B) {
 		})
 	}
 }
+
+// What it costs that very many processes have one device open.
+func BenchmarkOpenersOfOneDevice(b *testing.B) {
+	for b.Loop() {
+		found := opens{}
+		for pid := range 20000 {
+			for range 3 {
+				found.add(device{character: true, number: null}, pid, "link")
+			}
+		}
+	}
+}

@@ -140,9 +140,11 @@ func (f *Finder) addMappings(found opens, files map[string]seen, pid int) error 
 	return err
 }
 
+// add notes that a process has a device open. All of one process is noted before
+// anything of the next: a device may have very many openers.
 func (o opens) add(d device, pid int, link string) {
-	if !o.has(d, pid) {
-		o[d] = append(o[d], opener{pid, link})
+	if all := o[d]; len(all) == 0 || all[len(all)-1].pid != pid {
+		o[d] = append(all, opener{pid, link})
 	}
 }
 
