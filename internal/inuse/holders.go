@@ -55,21 +55,18 @@ func processCount(n int) string {
 // hasOpen asks for the file behind a descriptor only where the name fits, since
 // to ask can wait for a dead file server. A container may know the node by
 // another path, but hardly by another name.
-func hasOpen(proc procfs.Dir, pid int, want os.FileInfo) (bool, error) {
-	links, err := proc.Descriptors(pid)
-	for _, link := range links {
-		target, fault := os.Readlink(link)
-		if errors.Is(fault, fs.ErrPermission) {
-			err = fault
-		}
-		if fault != nil || path.Base(target) != want.Name() {
-			continue
+func hasOpen(proc procfs.Dir, pid int, want os.FileInfo) (open bool, err error) {
+	err = proc.Descriptors(pid, func(link string) error {
+		target, err := os.Readlink(link)
+		if err != nil || path.Base(target) != want.Name() {
+			return err
 		}
 		if have, err := os.Stat(link); err == nil && sameNode(have, want) {
-			return true, nil
+			open = true
 		}
-	}
-	return false, err
+		return nil
+	})
+	return open, err
 }
 
 func sameNode(a, b os.FileInfo) bool {

@@ -215,6 +215,7 @@ func (m *machine) process(pid int, command string, parent int) {
 	m.t.Helper()
 	m.file(fmt.Sprintf("proc/%d/comm", pid), command+"\n")
 	m.file(fmt.Sprintf("proc/%d/stat", pid), fmt.Sprintf("%d (%s) S %d 7 7 0 -1\n", pid, command, parent))
+	m.file(fmt.Sprintf("proc/%d/status", pid), "Name:\ta\nFDSize:\t64\n")
 }
 
 // finder looks at the machine, and at the device.

@@ -36,10 +36,11 @@ type opener struct {
 
 // scan is a look through all processes, which many looks may share.
 type scan struct {
-	opens  opens
-	fault  error // no process can be seen
-	closed int   // how many may not be looked into
-	faults []processFault
+	opens    opens
+	fault    error // no process can be seen
+	closed   int   // how many may not be looked into
+	faults   []processFault
+	restless []int // which change faster than they can be read
 }
 
 type processFault struct {
@@ -49,7 +50,8 @@ type processFault struct {
 
 // programs looks through what all processes have open, and goes by what it leads
 // to: a node may have any name. What cannot be seen is noted as a doubt; a process
-// that has ended meanwhile has nothing open.
+// that has ended meanwhile has nothing open. What changes too fast to be seen is
+// looked at again, as a visitor is.
 //
 // Mappings too are looked through, which takes far longer, where the look is the
 // last one before the device is taken, or for somebody who wants to know all.
@@ -63,6 +65,9 @@ func (l *look) programs() opens {
 	s := scans.get(func() *scan { return l.scan(mapped) })
 	if s.fault != nil {
 		l.report.doubt("be root", "what programs have open cannot be seen: %v", s.fault)
+	}
+	for _, pid := range s.restless {
+		l.visits = append(l.visits, fmt.Sprintf("what process %d has open changes faster than it can be read", pid))
 	}
 	for _, f := range s.faults {
 		l.report.doubt("be root, or stop that program", "what process %d has open cannot be seen: %v", f.pid, f.err)
@@ -84,6 +89,8 @@ func (f *Finder) scan(mapped bool) *scan {
 			err = cmp.Or(err, f.addMappings(s.opens, files, pid))
 		}
 		switch {
+		case errors.Is(err, procfs.ErrRestless):
+			s.restless = append(s.restless, pid)
 		case errors.Is(err, fs.ErrPermission):
 			if !procfs.Dir(f.proc).Over(pid) {
 				s.closed++
@@ -95,20 +102,15 @@ func (f *Finder) scan(mapped bool) *scan {
 	return s
 }
 
-// addDescriptors adds what one process has open. Its error is the first, and does
-// not keep it from looking on.
+// addDescriptors adds what one process has open.
 func (f *Finder) addDescriptors(found opens, pid int) error {
-	links, err := procfs.Dir(f.proc).Descriptors(pid)
-	for _, link := range links {
-		d, ok, fault := f.nodes.behind(link)
-		if !procfs.Ended(fault) {
-			err = cmp.Or(err, fault)
-		}
-		if ok {
+	return procfs.Dir(f.proc).Descriptors(pid, func(link string) error {
+		d, is, err := f.nodes.behind(link)
+		if is {
 			found.add(d, pid, link)
 		}
-	}
-	return err
+		return err
+	})
 }
 
 // seen is what a file has turned out to be.

@@ -153,8 +153,8 @@ func TestADriveThatAProgramHasOpenIsInUse(t *testing.T) {
 // then it is gone, or a zombie.
 func TestAProcessThatEndsHasNothingOpen(t *testing.T) {
 	for name, end := range map[string]func(*machine){
-		"gone":     func(m *machine) { m.remove("proc/123/stat") },
-		"a zombie": func(m *machine) { m.file("proc/123/stat", "123 (a) b) Z 1 7 7 0 -1\n") },
+		"gone":     func(m *machine) { m.remove("proc/123/status") },
+		"a zombie": func(m *machine) { m.file("proc/123/status", "Name:\ta\nState:\tZ (zombie)\nFDSize:\t0\n") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := open(t)

@@ -195,6 +195,13 @@ func TestHoldersThatMayHideAreAnError(t *testing.T) {
 			t.Errorf("error %v, want permission denied", err)
 		}
 	})
+	m.file("proc/10/status", "Name:\tplain\nFDSize:\t0\n") // it has ended meanwhile
+	unprivileged(func() {
+		holders, err := Holders(m.path("proc"), m.path("dev/uio0"))
+		if len(holders) > 0 || err != nil {
+			t.Errorf("holders %v, error %v", holders, err)
+		}
+	})
 }
 
 func TestANodeThatIsNotThereHasNoHolders(t *testing.T) {

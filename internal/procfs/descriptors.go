@@ -1,7 +1,10 @@
 package procfs
 
 import (
+	"bytes"
 	"cmp"
+	"errors"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -9,56 +12,94 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Descriptors gives the open descriptors of a process, as paths of links that
-// lead to what is open: none of a process that has ended. What could be read is
-// there even with an error, which is the first.
+// Descriptors has follow look at every open descriptor of a process, by a link
+// that leads to what is open: at none of a process that has ended. The error is
+// the first that keeps one from being seen, which does not keep others from it; or
+// ErrRestless.
+//
+// A descriptor may be closed before follow gets to it, which is no error. Nor is a
+// thread that ends: the others may share its table, which is then read once more by
+// one of them.
 //
 // Threads mostly share one table of descriptors, but clone(2) and unshare(2) can
 // give a thread its own: each table is read once.
-func (d Dir) Descriptors(pid int) ([]string, error) {
-	tables, err := d.tables(pid)
-	var links []string
-	for _, table := range tables {
-		names, fault := names(table)
-		if !Ended(fault) {
+func (d Dir) Descriptors(pid int, follow func(link string) error) error {
+	ended := map[int]bool{}
+	for range attempts {
+		tables, err := d.tables(pid, ended)
+		again := false
+		for _, thread := range tables {
+			gone, fault := readTable(d.thread(pid, thread), follow)
+			if gone {
+				ended[thread], again = true, true
+			}
 			err = cmp.Or(err, fault)
 		}
-		links = slices.Grow(links, len(names))
-		for _, name := range names {
-			links = append(links, table+"/"+name)
+		if !again {
+			return err
 		}
 	}
-	return links, err
+	return ErrRestless
 }
 
-// tables gives the directories of the descriptor tables of a process.
-func (d Dir) tables(pid int) ([]string, error) {
-	process := d.of(pid)
-	threads, err := threads(process)
+// readTable has follow look at the descriptors of one thread. It is gone if it has
+// ended before all were seen.
+func readTable(thread string, follow func(link string) error) (gone bool, err error) {
+	names, err := names(thread + "/fd")
+	err = unlessEnded(err)
+	missed := len(names) == 0
+	for _, name := range names {
+		fault := follow(thread + "/fd/" + name)
+		missed = missed || Ended(fault) || errors.Is(fault, fs.ErrPermission)
+		err = cmp.Or(err, unlessEnded(fault))
+	}
+	if missed && !hasTable(thread) {
+		return true, nil
+	}
+	return false, err
+}
+
+// hasTable reports whether a thread has descriptors: it gives them up before it
+// ends. Then the kernel shows none, and answers ENOENT or EACCES of where they led
+// (fs/proc/fd.c; fs/proc/base.c, proc_fd_access_allowed; fs/proc/array.c, task_state).
+func hasTable(thread string) bool {
+	status, err := os.ReadFile(thread + "/status")
+	return !Ended(err) && !bytes.Contains(status, []byte("\nFDSize:\t0\n"))
+}
+
+// tables gives one thread of a process for each table of descriptors, but for those
+// that are known to have ended.
+func (d Dir) tables(pid int, ended map[int]bool) ([]int, error) {
+	threads, err := d.threads(pid)
+	threads = slices.DeleteFunc(threads, func(thread int) bool { return ended[thread] })
 	if len(threads) < 2 {
-		return []string{process + "/fd"}, err
+		return threads, err
 	}
 	compare := compareTables
 	if d.Self() != os.Getpid() { // the kernel would take the numbers for others
 		compare = func(int, int) (int, error) { return 0, unix.ENOSYS }
 	}
-	var tables []string
-	for _, thread := range distinct(threads, compare) {
-		tables = append(tables, process+"/task/"+strconv.Itoa(thread)+"/fd")
-	}
-	return tables, err
+	return distinct(threads, compare), err
 }
 
-// threads gives the threads of a process, none where it has only one.
-func threads(process string) ([]int, error) {
-	task := process + "/task"
+// threads gives the threads of a process, in order.
+func (d Dir) threads(pid int) ([]int, error) {
+	task := d.of(pid) + "/task"
 	var stat unix.Stat_t
 	// Two links, and one for each thread (fs/proc/base.c, proc_task_getattr).
 	if err := unix.Stat(task, &stat); err != nil || stat.Nlink == 3 {
-		return nil, unlessEnded(err)
+		return []int{pid}, unlessEnded(err)
 	}
 	names, err := names(task)
 	return numbers(names), unlessEnded(err)
+}
+
+// thread gives the directory of a thread.
+func (d Dir) thread(pid, thread int) string {
+	if thread == pid {
+		return d.of(pid)
+	}
+	return d.of(pid) + "/task/" + strconv.Itoa(thread)
 }
 
 func unlessEnded(err error) error {

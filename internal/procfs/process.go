@@ -52,6 +52,13 @@ func (d Dir) Over(pid int) bool {
 // of gives the directory of a process.
 func (d Dir) of(pid int) string { return string(d) + "/" + strconv.Itoa(pid) }
 
+// attempts are how often is read again what has changed meanwhile.
+const attempts = 10
+
+// ErrRestless says that something has changed at each of many attempts to read it,
+// and may have been missed.
+var ErrRestless = errors.New("it changes faster than it can be read")
+
 // Processes gives the numbers of all processes, in order.
 func (d Dir) Processes() ([]int, error) {
 	names, err := names(string(d))

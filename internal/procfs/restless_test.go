@@ -1,0 +1,133 @@
+package procfs
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// holderVariable has the test binary open and map the file that it says. Its first
+// thread ends when it reads a byte, and all of it when there is no more to read.
+const holderVariable = "PROCFS_TEST_HOLDER"
+
+func init() {
+	if os.Getenv(holderVariable) != "" {
+		runtime.LockOSThread() // TestMain runs on the first thread
+	}
+}
+
+func TestMain(m *testing.M) {
+	if file := os.Getenv(holderVariable); file != "" {
+		os.Exit(hold(file))
+	}
+	os.Exit(m.Run())
+}
+
+func hold(name string) int {
+	file, err := os.Open(name)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	if _, err = unix.Mmap(int(file.Fd()), 0, 4096, unix.PROT_READ, unix.MAP_SHARED); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	in := bufio.NewReader(os.Stdin)
+	fmt.Println("holds it")
+	if _, err := in.ReadByte(); err != nil {
+		return 0
+	}
+	go func() {
+		_, _ = io.ReadAll(in)
+		os.Exit(0)
+	}()
+	_, _, _ = unix.Syscall(unix.SYS_EXIT, 0, 0, 0)
+	return 1
+}
+
+// holder starts a process that has a file open and mapped. endFirst ends its
+// first thread, and waits for that.
+func holder(t *testing.T) (pid int, file string, endFirst func()) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "held")
+	must(t, os.WriteFile(file, make([]byte, 4096), 0o644))
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), holderVariable+"="+file)
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		in.Close()
+		must(t, cmd.Wait())
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "holds it\n" {
+		t.Fatalf("the holder says %q, %v", line, err)
+	}
+	pid = cmd.Process.Pid
+	return pid, file, func() {
+		_, err := in.Write([]byte{'x'})
+		must(t, err)
+		for state := ""; !strings.Contains(state, ") Z "); {
+			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			must(t, err)
+			state = string(text)
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+func TestWhatAProcessHasOutlivesItsFirstThread(t *testing.T) {
+	pid, file, endFirst := holder(t)
+	endFirst()
+	if targets := descriptors(t, pid); !slices.Contains(targets, file) {
+		t.Errorf("%s is not among the descriptors %q", file, targets)
+	}
+}
+
+// The thread by which a table is read ends, and the others still have it.
+func TestATableIsReadThoughTheThreadEndsByWhichItIsRead(t *testing.T) {
+	for name, refusal := range map[string]error{"forgotten": nil, "refused": syscall.EACCES} {
+		t.Run(name, func(t *testing.T) {
+			pid, file, endFirst := holder(t)
+			var targets []string
+			must(t, proc.Descriptors(pid, func(link string) error {
+				if endFirst != nil {
+					endFirst()
+					endFirst = nil
+				}
+				target, err := os.Readlink(link)
+				targets = append(targets, target)
+				if err != nil && refusal != nil { // as the kernel may answer meanwhile
+					err = refusal
+				}
+				return err
+			}))
+			if !slices.Contains(targets, file) {
+				t.Errorf("%s is not among %q", file, targets)
+			}
+		})
+	}
+}
+
+func TestAThreadThatMayNotBeLookedIntoIsNotOneThatHasEnded(t *testing.T) {
+	pid, _, _ := holder(t)
+	err := proc.Descriptors(pid, func(string) error { return syscall.EACCES })
+	if !errors.Is(err, syscall.EACCES) {
+		t.Errorf("error %v", err)
+	}
+}
