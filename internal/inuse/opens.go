@@ -92,9 +92,7 @@ func (f *Finder) scan(mapped bool) *scan {
 		case errors.Is(err, procfs.ErrRestless):
 			s.restless = append(s.restless, pid)
 		case errors.Is(err, fs.ErrPermission):
-			if !procfs.Dir(f.proc).Over(pid) {
-				s.closed++
-			}
+			s.closed++
 		case err != nil:
 			s.faults = append(s.faults, processFault{pid, err})
 		}
@@ -122,24 +120,20 @@ type seen struct {
 // addMappings adds what one process has mapped. Most have the same files mapped,
 // so that each file is asked only once.
 func (f *Finder) addMappings(found opens, files map[string]seen, pid int) error {
-	mappings, err := procfs.Dir(f.proc).Mappings(pid)
-	for _, m := range mappings {
-		file, known := files[m.File]
+	return procfs.Dir(f.proc).Mappings(pid, func(name, link string) error {
+		file, known := files[name]
 		if !known {
-			var fault error
-			if file.device, file.is, fault = f.nodes.behind(m.Link); fault != nil {
-				if !procfs.Ended(fault) {
-					err = cmp.Or(err, fault)
-				}
-				continue
+			var err error
+			if file.device, file.is, err = f.nodes.behind(link); err != nil {
+				return err
 			}
-			files[m.File] = file
+			files[name] = file
 		}
 		if file.is {
-			found.add(file.device, pid, m.Link)
+			found.add(file.device, pid, link)
 		}
-	}
-	return err
+		return nil
+	})
 }
 
 // add notes that a process has a device open. All of one process is noted before

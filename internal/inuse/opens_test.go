@@ -171,6 +171,25 @@ func TestAProcessThatEndsHasNothingOpen(t *testing.T) {
 	}
 }
 
+// What cannot be seen because it changes is looked at again, until somebody loses
+// his patience.
+func TestWhatChangesFasterThanItCanBeReadIsWaitedFor(t *testing.T) {
+	for says, c := range map[string]func(*machine){
+		"what process 123 has open changes faster than it can be read": func(m *machine) {
+			m.maps(123, "/a")
+			m.nodes.faults[m.path("proc/123/map_files/7f15a0000000-7f15a0001000")] = syscall.ENOENT
+		},
+	} {
+		m := open(t)
+		m.holds(123, "sh", "/a")
+		c(m)
+		report, _, err := m.look("nvme", pci.NVMe, How{Passive: true})
+		if unsettled, ok := errors.AsType[*NotSettledError](err); !ok || unsettled.Error() != says {
+			t.Errorf("error %v, report %q, want that %s", err, report, says)
+		}
+	}
+}
+
 // A mapping outlives its descriptor. The look right before the unbind sees it, and
 // that of explain.
 func TestADriveThatAProgramHasMappedIsInUse(t *testing.T) {

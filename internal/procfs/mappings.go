@@ -20,26 +20,91 @@ type Mapping struct {
 //
 // The kernel writes a line for each piece of memory, so that it takes longer
 // than all else that there is to read of a large process.
-func (d Dir) Mappings(pid int) ([]Mapping, error) {
-	process := d.of(pid)
-	file, err := os.Open(process + "/maps")
-	if err != nil {
-		return nil, unlessEnded(err)
+func (d Dir) Mappings(pid int, follow func(file, link string) error) error {
+	m := mappings{follow: follow, seen: map[string]bool{}}
+	for attempt := range attempts {
+		m.missed = nil
+		if err := d.readMemory(pid, m.look); err != nil {
+			return err
+		}
+		// While a process ends the kernel answers EACCES, which the next reading tells
+		// from a refusal.
+		if fault := m.fault(); fault == nil || attempt > 0 && !Ended(fault) {
+			return fault
+		}
 	}
-	defer file.Close()
-	var all []Mapping
-	seen := map[string]bool{}
-	lines := bufio.NewScanner(file)
-	for lines.Scan() {
-		at, name := parseMapping(lines.Bytes())
-		if name == nil || seen[string(name)] {
+	return ErrRestless
+}
+
+// mappings are what has been seen of the files that a process has mapped.
+type mappings struct {
+	follow func(file, link string) error
+	seen   map[string]bool
+	missed []missed // in the reading that goes on
+}
+
+type missed struct {
+	file string
+	err  error
+}
+
+// look looks at one mapping, unless the file has been seen.
+func (m *mappings) look(process string, line []byte) {
+	at, name := parseMapping(line)
+	if name == nil || m.seen[string(name)] {
+		return
+	}
+	file := string(name)
+	if err := m.follow(file, process+"/map_files/"+at); err != nil {
+		m.missed = append(m.missed, missed{file, err})
+		return
+	}
+	m.seen[file] = true
+}
+
+// fault gives the first fault of a file that has not been seen, one that is more
+// than that a mapping has changed before others; nil where all have been seen.
+func (m *mappings) fault() (fault error) {
+	for _, missed := range m.missed {
+		if !m.seen[missed.file] && (fault == nil || Ended(fault) && !Ended(missed.err)) {
+			fault = missed.err
+		}
+	}
+	return fault
+}
+
+// readMemory calls each for every line of a process's maps. A thread that has ended
+// has no memory left, the first one neither; the others have it still, and the
+// kernel shows each under its own number too (fs/proc/base.c, proc_pid_lookup).
+func (d Dir) readMemory(pid int, each func(process string, line []byte)) error {
+	some, err := readMaps(d.of(pid), each)
+	if some || err != nil {
+		return err
+	}
+	threads, err := d.threads(pid)
+	for _, thread := range threads {
+		if thread == pid {
 			continue
 		}
-		m := Mapping{File: string(name), Link: process + "/map_files/" + at}
-		seen[m.File] = true
-		all = append(all, m)
+		if some, fault := readMaps(d.of(thread), each); some || fault != nil {
+			return fault
+		}
 	}
-	return all, unlessEnded(lines.Err())
+	return err
+}
+
+func readMaps(process string, each func(process string, line []byte)) (some bool, err error) {
+	file, err := os.Open(process + "/maps")
+	if err != nil {
+		return false, unlessEnded(err)
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		some = true
+		each(process, lines.Bytes())
+	}
+	return some, unlessEnded(lines.Err())
 }
 
 // parseMapping reads a line of maps, such as

@@ -36,19 +36,6 @@ func Ended(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH)
 }
 
-// Over reports whether a process has ended, be it still listed. While it ends, the
-// kernel answers EACCES to whoever asks where its descriptors lead (fs/proc/base.c,
-// proc_fd_access_allowed), which is no word of who may ask.
-func (d Dir) Over(pid int) bool {
-	stat, err := os.ReadFile(d.of(pid) + "/stat")
-	if err != nil {
-		return Ended(err)
-	}
-	// The state stands behind the name, which may be anything (proc(5)).
-	state := strings.TrimSpace(string(stat[strings.LastIndex(string(stat), ")")+1:]))
-	return strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X")
-}
-
 // of gives the directory of a process.
 func (d Dir) of(pid int) string { return string(d) + "/" + strconv.Itoa(pid) }
 

@@ -2,6 +2,7 @@ package procfs
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -97,6 +98,9 @@ func TestWhatAProcessHasOutlivesItsFirstThread(t *testing.T) {
 	if targets := descriptors(t, pid); !slices.Contains(targets, file) {
 		t.Errorf("%s is not among the descriptors %q", file, targets)
 	}
+	if targets := mapped(t, pid); !slices.Contains(targets, file) {
+		t.Errorf("%s is not among the mappings %q", file, targets)
+	}
 }
 
 // The thread by which a table is read ends, and the others still have it.
@@ -129,5 +133,50 @@ func TestAThreadThatMayNotBeLookedIntoIsNotOneThatHasEnded(t *testing.T) {
 	err := proc.Descriptors(pid, func(string) error { return syscall.EACCES })
 	if !errors.Is(err, syscall.EACCES) {
 		t.Errorf("error %v", err)
+	}
+	err = proc.Mappings(pid, func(string, string) error { return syscall.EPERM })
+	if !errors.Is(err, syscall.EPERM) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A piece of memory that is split or joined has another name from then on.
+func TestAMappingIsFollowedThoughItsPiecesChange(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(memory []byte) error
+		end    error // what is said of where the mapping leads, nil for the truth
+		want   error
+		found  bool
+	}{
+		"split":      {change: func(memory []byte) error { return unix.Mprotect(memory[:len(memory)/2], unix.PROT_NONE) }, found: true},
+		"unmapped":   {change: unix.Munmap},
+		"never seen": {change: func([]byte) error { return nil }, end: syscall.ENOENT, want: ErrRestless},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "mapped")
+			must(t, os.WriteFile(file, make([]byte, 2*os.Getpagesize()), 0o644))
+			open, err := os.Open(file)
+			must(t, err)
+			memory, err := unix.Mmap(int(open.Fd()), 0, 2*os.Getpagesize(), unix.PROT_READ, unix.MAP_SHARED)
+			must(t, err)
+			defer unix.Munmap(memory)
+			must(t, open.Close())
+			changed, found := false, false
+			err = proc.Mappings(os.Getpid(), func(name, link string) error {
+				if !strings.HasSuffix(name, file) {
+					return nil
+				}
+				if !changed {
+					changed = true
+					must(t, c.change(memory))
+				}
+				target, err := os.Readlink(link)
+				found = found || target == file
+				return cmp.Or(c.end, err)
+			})
+			if !errors.Is(err, c.want) || c.want == nil && found != c.found {
+				t.Errorf("error %v, found %v; want %v, %v", err, found, c.want, c.found)
+			}
+		})
 	}
 }
