@@ -23,13 +23,9 @@ func Holders(proc, node string) ([]procfs.Process, error) {
 		return nil, err
 	}
 	dir := procfs.Dir(proc)
-	pids, err := dir.Processes()
-	if err != nil {
-		return nil, err
-	}
 	var holders []procfs.Process
 	closed := 0
-	for _, pid := range pids {
+	err = dir.EachProcess(func(pid int) {
 		open, err := hasOpen(dir, pid, want)
 		switch {
 		case open:
@@ -38,6 +34,9 @@ func Holders(proc, node string) ([]procfs.Process, error) {
 		case errors.Is(err, fs.ErrPermission):
 			closed++
 		}
+	})
+	if err != nil {
+		return nil, err
 	}
 	if len(holders) == 0 && closed > 0 {
 		return nil, fmt.Errorf("look into %s: %w", processCount(closed), fs.ErrPermission)

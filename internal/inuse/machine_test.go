@@ -255,7 +255,8 @@ type madeNodes struct {
 	claimed   string            // a node that somebody has claimed
 	tries     int               // to claim a node
 	onClaim   func()            // called before the first of them
-	asked     atomic.Int64      // how many descriptors and mappings were followed
+	onAsk     func(descriptor string)
+	asked     atomic.Int64 // how many descriptors and mappings were followed
 	block     chan struct{}
 }
 
@@ -325,6 +326,9 @@ func (n *madeNodes) backing(path string, want number) (number, error) {
 
 func (n *madeNodes) behind(descriptor string) (device, bool, error) {
 	n.asked.Add(1)
+	if n.onAsk != nil {
+		n.onAsk(descriptor)
+	}
 	if err := n.faults[descriptor]; err != nil {
 		return device{}, false, &fs.PathError{Op: "stat", Path: descriptor, Err: err}
 	}

@@ -37,7 +37,7 @@ type opener struct {
 // scan is a look through all processes, which many looks may share.
 type scan struct {
 	opens    opens
-	fault    error // no process can be seen
+	fault    error // not all processes can be seen
 	closed   int   // how many may not be looked into
 	faults   []processFault
 	restless []int // which change faster than they can be read
@@ -63,7 +63,10 @@ func (l *look) programs() opens {
 		scans = &l.mappingScans
 	}
 	s := scans.get(func() *scan { return l.scan(mapped) })
-	if s.fault != nil {
+	switch {
+	case errors.Is(s.fault, procfs.ErrRestless):
+		l.visits = append(l.visits, "new processes start faster than they can be looked into")
+	case s.fault != nil:
 		l.report.doubt("be root", "what programs have open cannot be seen: %v", s.fault)
 	}
 	for _, pid := range s.restless {
@@ -80,10 +83,8 @@ func (l *look) programs() opens {
 
 func (f *Finder) scan(mapped bool) *scan {
 	s := &scan{opens: opens{}}
-	var pids []int
-	pids, s.fault = procfs.Dir(f.proc).Processes()
 	files := map[string]seen{}
-	for _, pid := range pids {
+	s.fault = procfs.Dir(f.proc).EachProcess(func(pid int) {
 		err := f.addDescriptors(s.opens, pid)
 		if mapped {
 			err = cmp.Or(err, f.addMappings(s.opens, files, pid))
@@ -96,7 +97,7 @@ func (f *Finder) scan(mapped bool) *scan {
 		case err != nil:
 			s.faults = append(s.faults, processFault{pid, err})
 		}
-	}
+	})
 	return s
 }
 

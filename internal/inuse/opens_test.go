@@ -171,10 +171,37 @@ func TestAProcessThatEndsHasNothingOpen(t *testing.T) {
 	}
 }
 
+// A process forks and ends before its turn. What it had open its child has, which
+// is in no list that was made before.
+func TestAUseThatMovesToANewProcessIsSeen(t *testing.T) {
+	for _, how := range []How{forBlank, {Passive: true}} {
+		m := open(t)
+		m.holds(122, "another", "/a")
+		m.holds(123, "sh", m.path("dev/nvme0n1"))
+		m.nodes.onAsk = func(string) {
+			m.nodes.onAsk = nil
+			m.holds(124, "child", m.path("dev/nvme0n1"))
+			m.remove("proc/123")
+		}
+		report, _, err := m.look("nvme", pci.NVMe, how)
+		must(t, err)
+		if report.String() != "nvme0n1 → child (process 124)" {
+			t.Errorf("%+v: report %q", how, report)
+		}
+	}
+}
+
 // What cannot be seen because it changes is looked at again, until somebody loses
 // his patience.
 func TestWhatChangesFasterThanItCanBeReadIsWaitedFor(t *testing.T) {
 	for says, c := range map[string]func(*machine){
+		"new processes start faster than they can be looked into": func(m *machine) {
+			last := 200
+			m.nodes.onAsk = func(string) {
+				last++
+				m.holds(last, "sh", "/a")
+			}
+		},
 		"what process 123 has open changes faster than it can be read": func(m *machine) {
 			m.maps(123, "/a")
 			m.nodes.faults[m.path("proc/123/map_files/7f15a0000000-7f15a0001000")] = syscall.ENOENT

@@ -46,8 +46,32 @@ const attempts = 10
 // and may have been missed.
 var ErrRestless = errors.New("it changes faster than it can be read")
 
-// Processes gives the numbers of all processes, in order.
-func (d Dir) Processes() ([]int, error) {
+// EachProcess calls visit once for every process, and for those that start
+// meanwhile: one can have from its parent what that had open, and gave up before it
+// was visited. The error is ErrRestless where new ones come without end.
+func (d Dir) EachProcess(visit func(pid int)) error {
+	visited := map[int]bool{}
+	for range attempts {
+		pids, err := d.processes()
+		if err != nil {
+			return err
+		}
+		before := len(visited)
+		for _, pid := range pids {
+			if !visited[pid] {
+				visited[pid] = true
+				visit(pid)
+			}
+		}
+		if len(visited) == before {
+			return nil
+		}
+	}
+	return ErrRestless
+}
+
+// processes gives the numbers of all processes, in order.
+func (d Dir) processes() ([]int, error) {
 	names, err := names(string(d))
 	if err != nil {
 		return nil, err

@@ -180,3 +180,36 @@ func TestAMappingIsFollowedThoughItsPiecesChange(t *testing.T) {
 		})
 	}
 }
+
+// made is a procfs of processes that have no more than a directory.
+func made(t *testing.T, pids ...int) Dir {
+	t.Helper()
+	dir := Dir(t.TempDir())
+	for _, pid := range pids {
+		must(t, os.Mkdir(dir.of(pid), 0o755))
+	}
+	return dir
+}
+
+func TestAProcessThatStartsMeanwhileIsVisited(t *testing.T) {
+	dir := made(t, 10, 20, 30)
+	var visited []int
+	must(t, dir.EachProcess(func(pid int) {
+		visited = append(visited, pid)
+		if pid == 10 { // 20 has forked, and ended
+			must(t, os.Mkdir(dir.of(5), 0o755))
+			must(t, os.Remove(dir.of(20)))
+		}
+	}))
+	if want := []int{10, 20, 30, 5}; !slices.Equal(visited, want) {
+		t.Errorf("visited %v, want %v", visited, want)
+	}
+}
+
+func TestProcessesThatComeWithoutEndAreAnError(t *testing.T) {
+	dir := made(t, 10)
+	err := dir.EachProcess(func(pid int) { must(t, os.Mkdir(dir.of(pid+1), 0o755)) })
+	if !errors.Is(err, ErrRestless) {
+		t.Errorf("error %v", err)
+	}
+}
