@@ -1,6 +1,7 @@
 package inuse
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,9 +12,10 @@ import (
 	"vfio-hotplug/internal/procfs"
 )
 
-// Holders gives the processes that hold a node open, in order. The node itself is not opened. With no holder found
-// among processes that may be looked into, others there may be: that is an
-// error which unwraps to fs.ErrPermission.
+// Holders gives the processes that hold a node open. The node itself is not opened; one
+// that is not there is fs.ErrNotExist. Where no holder is found and some
+// processes cannot be looked into, which may be holders, that is an error; it
+// unwraps to fs.ErrPermission if they may not be.
 //
 // A program that got a device from a vfio group and closed the group's node
 // since is not seen, nor one that has the node only mapped.
@@ -24,24 +26,27 @@ func Holders(proc, node string) ([]procfs.Process, error) {
 	}
 	dir := procfs.Dir(proc)
 	var holders []procfs.Process
-	closed := 0
+	var fault error
+	unseen := 0
 	err = dir.EachProcess(func(pid int) {
-		open, err := hasOpen(dir, pid, want)
-		switch {
+		switch open, err := hasOpen(dir, pid, want); {
 		case open:
 			p, _ := dir.Process(pid)
 			holders = append(holders, p)
-		case errors.Is(err, fs.ErrPermission):
-			closed++
+		case err != nil:
+			fault = cmp.Or(fault, err)
+			unseen++
 		}
 	})
-	if err != nil {
-		return nil, err
+	switch {
+	case len(holders) > 0:
+		return holders, nil
+	case err != nil: // not ErrNotExist, which would say that there is no node
+		return nil, fmt.Errorf("look through the processes: %v", err)
+	case unseen > 0:
+		return nil, fmt.Errorf("look into %s: %w", processCount(unseen), fault)
 	}
-	if len(holders) == 0 && closed > 0 {
-		return nil, fmt.Errorf("look into %s: %w", processCount(closed), fs.ErrPermission)
-	}
-	return holders, nil
+	return nil, nil
 }
 
 func processCount(n int) string {
@@ -60,10 +65,12 @@ func hasOpen(proc procfs.Dir, pid int, want os.FileInfo) (open bool, err error) 
 		if err != nil || path.Base(target) != want.Name() {
 			return err
 		}
-		if have, err := os.Stat(link); err == nil && sameNode(have, want) {
-			open = true
+		have, err := os.Stat(link)
+		if errors.Is(err, fs.ErrPermission) && onPrivateFUSE(link) {
+			return nil
 		}
-		return nil
+		open = open || err == nil && sameNode(have, want)
+		return err
 	})
 	return open, err
 }
