@@ -81,6 +81,7 @@ var sights = []sight{
 			m.holds(123, "postgres", m.path("dev/null"))
 			m.link("proc/123/task/123/fd/7", m.path("dev/null"))
 			m.link("proc/123/task/125/fd/3", m.path("dev/nvme0n1"))
+			m.link("proc/123/task/125/status", m.path("proc/123/status"))
 		},
 		doubt: "a process may not be looked into",
 		blind: func(m *machine) { m.nodes.faults[m.path("proc/123/task/125/fd/3")] = syscall.EACCES }},
