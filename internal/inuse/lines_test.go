@@ -1,6 +1,7 @@
 package inuse
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -136,6 +137,44 @@ func TestLinesThatAreNoDoubt(t *testing.T) {
 				t.Errorf("report %q", report)
 			}
 		})
+	}
+}
+
+// A path outside of /dev may be on a dead file server, or on a file system of a user's
+// own, for which a look would wait.
+func TestTheSourceOfAMountIsFollowedBelowDevOnly(t *testing.T) {
+	m := named(t)
+	m.add("proc/1/mountinfo", "99 21 0:50 / /a rw - fuse.mergerfs /net/dead:/srv rw\n"+
+		"99 21 0:51 / /b rw - 9p /dev/../net/dead rw\n"+
+		"99 21 0:52 / /c rw - nfs other:/dev/sda rw\n"+
+		"99 21 0:53 / /d rw - fuse /dev/nvme0n1 rw\n")
+	report, _, err := m.look("nvme", pci.NVMe, How{Passive: true})
+	must(t, err)
+	if report.String() != "nvme0n1 → /d" {
+		t.Errorf("report %q", report)
+	}
+	if slices.ContainsFunc(m.nodes.located, func(path string) bool { return !strings.HasPrefix(path, "/dev/nvme0n1") }) {
+		t.Errorf("followed: %q", m.nodes.located)
+	}
+}
+
+// The kernel calls the root /dev/root where no initramfs has mounted it. All drives of a
+// btrfs are in sysfs, by whatever name it was mounted.
+func TestABtrfsUnderANameThatHasGone(t *testing.T) {
+	for says, make := range map[string]func(*machine){
+		"unused":                 func(m *machine) { m.linkTo("fs/btrfs/0123/devices/sdz", "class/block/sdz"); m.other("sdz") },
+		"nvme0n1p1 → btrfs 0123": func(m *machine) { m.linkTo("fs/btrfs/0123/devices/nvme0n1p1", "class/block/nvme0n1p1") },
+		"what is mounted on / cannot be told: stat MACHINE/dev/root: file does not exist": func(*machine) {},
+	} {
+		m := named(t)
+		m.mkdir("sys/fs/btrfs/features")
+		m.add("proc/1/mountinfo", "99 21 0:50 / / rw - btrfs /dev/root rw\n")
+		make(m)
+		report, _, err := m.look("nvme", pci.NVMe, How{Passive: true})
+		must(t, err)
+		if got := strings.ReplaceAll(report.String(), m.dir, "MACHINE"); got != says {
+			t.Errorf("report\n%s\nwant\n%s", got, says)
+		}
 	}
 }
 

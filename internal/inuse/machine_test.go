@@ -256,6 +256,7 @@ type madeNodes struct {
 	tries     int               // to claim a node
 	onClaim   func()            // called before the first of them
 	onAsk     func(descriptor string)
+	located   []string     // paths that were followed
 	asked     atomic.Int64 // how many descriptors and mappings were followed
 	block     chan struct{}
 }
@@ -289,6 +290,7 @@ func (n *madeNodes) open(path string, want number, exclusive bool) (*os.File, er
 }
 
 func (n *madeNodes) device(top, path string) (device, error) {
+	n.located = append(n.located, path)
 	top, err := filepath.EvalSymlinks(top)
 	if err != nil {
 		return device{}, err

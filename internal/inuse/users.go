@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"vfio-hotplug/internal/sysfs"
@@ -113,83 +112,6 @@ func (l *look) addSwap(u users, listed string) {
 func (l *look) allOfProc() bool {
 	_, err := os.Stat(filepath.Join(l.proc, "cmdline"))
 	return err == nil
-}
-
-// mount is a line of mountinfo (proc(5)).
-type mount struct {
-	number number
-	point  string
-	fstype string
-	source string
-}
-
-func parseMount(line string) (mount, bool) {
-	fields := strings.Fields(line)
-	dash := slices.Index(fields, "-")
-	if dash < 6 || len(fields) < dash+3 {
-		return mount{}, false
-	}
-	n, err := parseNumber(fields[2])
-	return mount{n, unescape(fields[4]), fields[dash+1], unescape(fields[dash+2])}, err == nil
-}
-
-// addMount notes a mount under its device. A file system of several devices,
-// such as btrfs or bcachefs, has a number of its own with major 0; its source
-// then names one device or, with colons, all.
-func (l *look) addMount(u users, m mount) {
-	u.points[m.point] = true
-	if m.number.major != 0 {
-		u.mounts[m.number] = append(u.mounts[m.number], m.point)
-		return
-	}
-	several := m.fstype == "btrfs" || m.fstype == "bcachefs" // others may call their source what they like
-	for _, source := range nodesOf(m.source) {
-		d, ok, err := l.led(source)
-		switch {
-		case err != nil && several:
-			l.report.doubt("see what it is: findmnt "+m.point, "what is mounted on %s cannot be told: %v", m.point, err)
-		case ok && !d.character:
-			u.mounts[d.number] = append(u.mounts[d.number], m.point)
-		}
-	}
-}
-
-// addBtrfs gives every device of a mounted btrfs the mounts that mountinfo
-// shows for any of them.
-func (l *look) addBtrfs(u users) {
-	ids, err := list(l.sys, "fs/btrfs")
-	for _, id := range ids {
-		members, fault := l.btrfsMembers(id)
-		err = both(err, fault)
-		var points []string
-		for _, n := range members {
-			points = append(points, u.mounts[n]...)
-		}
-		if len(points) == 0 {
-			points = []string{"btrfs " + id}
-		}
-		for _, n := range members {
-			u.mounts[n] = points
-		}
-	}
-	if err != nil {
-		l.report.doubt("run as root", "the devices of btrfs cannot be read: %v", err)
-	}
-}
-
-func (l *look) btrfsMembers(id string) ([]number, error) {
-	names, err := list(l.sys, "fs/btrfs/"+id+"/devices")
-	var members []number
-	for _, name := range names {
-		n, fault := l.blockNumber(name)
-		switch {
-		case fault == nil:
-			members = append(members, n)
-		case !sysfs.Gone(fault):
-			err = both(err, fault)
-		}
-	}
-	return members, err
 }
 
 // blockNumber gives the number of a block device by its name in the kernel.
@@ -365,24 +287,4 @@ func (l *look) label(name string) string {
 		return name + " (" + given + ")"
 	}
 	return name
-}
-
-// unescape undoes the \ooo by which procfs writes blanks and backslashes
-// (fs/seq_file.c, mangle_path).
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(c))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
