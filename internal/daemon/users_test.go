@@ -404,9 +404,9 @@ func TestTheLastLookWaitsForWhoLooksAtADrive(t *testing.T) {
 func TestThePolicyIsAskedAgainAfterTheLastLook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := build(t, 1, sysfstest.Options{}, everyNVMe)
-		h.Plug(bayAt(1), sysfstest.Drive{})
-		h.uses.blind(1, &inuse.NotSettledError{Reason: "blkid (process 9) is still looking at nvme0n1"})
 		h.start()
+		h.uses.blind(1, &inuse.NotSettledError{Reason: "blkid (process 9) is still looking at nvme0n1"})
+		h.plugLate(1)
 		h.write("")
 		h.uses.blind(1, nil)
 		time.Sleep(2 * time.Second)
