@@ -15,16 +15,24 @@ import (
 // finds them.
 const GuestTests = "^Test(Guest|ContractOfRealKernels)"
 
-var guestTest = regexp.MustCompile(GuestTests)
+// SystemTests matches the names of those that boot a whole Debian, which make
+// test-quick leaves out.
+const SystemTests = "^TestGuest(Package|Views|OfASystem)"
+
+// called makes sure that a test is found where others of its kind are.
+func called(t testing.TB, pattern, what string) {
+	t.Helper()
+	if !regexp.MustCompile(pattern).MatchString(t.Name()) {
+		t.Fatalf("the name of a test that %s has to match %s", what, pattern)
+	}
+}
 
 // Kernels gives the kernels to test on: those that the environment variable
 // GUESTS names, "all" or such as "6.1,7.3" or "newest". The test is skipped when GUESTS is
 // not set, and with -short. A kernel that is asked for and not there is fatal.
 func Kernels(t testing.TB) []Kernel {
 	t.Helper()
-	if !guestTest.MatchString(t.Name()) {
-		t.Fatalf("the name of a test that starts guests has to match %s", GuestTests)
-	}
+	called(t, GuestTests, "starts guests")
 	want := os.Getenv("GUESTS")
 	switch {
 	case testing.Short():
@@ -66,6 +74,7 @@ func EachKernel(t *testing.T, test func(t *testing.T, k Kernel)) {
 // and within it one with the suite's. The Config has both.
 func EachSystem(t *testing.T, test func(t *testing.T, cfg Config)) {
 	t.Helper()
+	called(t, SystemTests, bootsASystem)
 	EachKernel(t, func(t *testing.T, k Kernel) {
 		systems := systems(t, k)
 		for _, s := range systems {
@@ -77,10 +86,13 @@ func EachSystem(t *testing.T, test func(t *testing.T, cfg Config)) {
 	})
 }
 
+const bootsASystem = "boots a whole Debian"
+
 // systems gives what is made of a kernel of the matrix. A system that is not
 // there is fatal.
 func systems(t *testing.T, k Kernel) []System {
 	t.Helper()
+	called(t, SystemTests, bootsASystem)
 	id, _, err := kernel.Distribution()
 	if err != nil {
 		t.Fatal(err)

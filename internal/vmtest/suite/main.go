@@ -60,13 +60,12 @@ func stages(guests string, quick bool) []stage {
 		{name: "race", format: "pkgname", args: slices.Concat([]string{"-race"}, code)},
 	}
 	inGuests := []string{"-count=1", "-p=1", "-timeout=75m"}
-	systems := "^TestGuest(Package|OfASystem)"
 	if !quick {
 		all = append(all, stage{name: "package", format: "standard-verbose", kernel: guests,
-			args: slices.Concat(inGuests, []string{"-run=" + systems, "./internal/vmtest/scenario", "./internal/vmtest"})})
+			args: slices.Concat(inGuests, []string{"-run=" + vmtest.SystemTests, "./internal/vmtest/scenario", "./internal/vmtest"})})
 	}
 	return append(all, stage{name: "guests", format: "standard-verbose", kernel: guests,
-		args: slices.Concat(inGuests, []string{"-run=" + vmtest.GuestTests, "-skip=" + systems,
+		args: slices.Concat(inGuests, []string{"-run=" + vmtest.GuestTests, "-skip=" + vmtest.SystemTests,
 			"./internal/vmtest/scenario", "./internal/vmtest", "./internal/sysfstest"})})
 }
 
