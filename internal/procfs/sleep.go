@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strconv"
 	"strings"
 )
 
@@ -16,12 +15,12 @@ import (
 // is awake. Where nothing was found by somebody who may not look into process 1, the
 // error unwraps to fs.ErrPermission.
 func (d Dir) Sleeps(function string) (bool, error) {
-	pids, err := d.Processes()
+	pids, err := d.processes()
 	if err != nil {
 		return false, err
 	}
 	for _, pid := range pids {
-		if sleeps, err := sleeps(d.of(pid), function); sleeps || err != nil {
+		if sleeps, err := d.sleeps(pid, function); sleeps || err != nil {
 			return sleeps, err
 		}
 	}
@@ -32,14 +31,14 @@ func (d Dir) Sleeps(function string) (bool, error) {
 }
 
 // sleeps is Sleeps for one process.
-func sleeps(process, function string) (bool, error) {
-	places := []string{process}
-	threads, err := threads(process)
-	if err != nil {
+func (d Dir) sleeps(pid int, function string) (bool, error) {
+	threads, err := d.threads(pid)
+	if err != nil && !Ended(err) {
 		return false, err
 	}
+	places := []string{d.of(pid)}
 	for _, thread := range threads {
-		places = append(places, process+"/task/"+strconv.Itoa(thread))
+		places = append(places, d.thread(pid, thread))
 	}
 	for _, place := range places {
 		text, err := os.ReadFile(place + "/wchan")

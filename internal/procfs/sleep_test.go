@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 )
@@ -39,9 +38,8 @@ func TestTheKernelSaysWhereAProgramSleeps(t *testing.T) {
 		waits.Wait()
 	}()
 	const function = "hrtimer_nanosleep"
-	place := "/proc/" + strconv.Itoa(waits.Process.Pid)
 	for giveUp := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if found, err := sleeps(place, function); err != nil {
+		if found, err := proc.sleeps(waits.Process.Pid, function); err != nil {
 			t.Fatal(err)
 		} else if found {
 			break

@@ -17,7 +17,7 @@ const GuestTests = "^Test(Guest|ContractOfRealKernels)"
 
 // SystemTests matches the names of those that boot a whole Debian, which make
 // test-quick leaves out.
-const SystemTests = "^TestGuest(Package|Views|OfASystem)"
+const SystemTests = "^TestGuest(Package|Views|NVMeIsUnloaded|OfASystem)"
 
 // called makes sure that a test is found where others of its kind are.
 func called(t testing.TB, pattern, what string) {
